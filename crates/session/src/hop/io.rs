@@ -1,0 +1,160 @@
+//! What goes into a hop and what comes out of it.
+
+use bytes::Bytes;
+use taimatsu_protocol::control::{HopFailure, ToClient, ToHop, Token, Violation};
+use taimatsu_protocol::link::{Downstream, LinkAck};
+use taimatsu_protocol::sealed::Mark;
+
+use crate::tail::TailConfig;
+
+/// What a hop knows from its opening.
+#[derive(Debug, Clone)]
+pub struct HopConfig {
+    /// Its number in the ring.
+    pub hop: u8,
+    /// Hops of the ring.
+    pub hops: u8,
+    /// Width of a hidden state, in f32.
+    pub hidden: u32,
+    /// Tokens of the prompt.
+    pub prompt_len: u32,
+    /// Positions in all.
+    pub positions: u32,
+    /// The prompt, for the leader.
+    pub prompt: Vec<u32>,
+    /// First generations of the inward and the outward lane.
+    pub generations: (u32, u32),
+    /// The tail's task.
+    pub tail: Option<TailConfig>,
+}
+
+/// One of the hop's two lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// From the previous hop.
+    In,
+    /// To the next hop.
+    Out,
+}
+
+/// What happens to a hop.
+#[derive(Debug)]
+pub enum HopInput {
+    /// A lane stands.
+    LaneUp(End, u32),
+    /// A lane could not be made, or broke.
+    LaneLost(End, u32),
+    /// A frame from upstream: its epoch, first position, message and tensor.
+    FromUpstream {
+        /// Epoch and first position.
+        mark: Mark,
+        /// The message.
+        message: Downstream,
+        /// `count × hidden` f32, little endian.
+        tensor: Option<Bytes>,
+    },
+    /// An acknowledgement from downstream.
+    FromDownstream(LinkAck),
+    /// From the client; forwarded frames go past the machine.
+    FromClient(ToHop),
+    /// A neighbour's or the client's frame did not open.
+    Broken(Violation),
+    /// The client's stream ended.
+    ClientLost,
+    /// The job is done; `micros` is what it took.
+    Executed {
+        /// What came out.
+        result: Result<Executed, HopFailure>,
+        /// Microseconds in the executor.
+        micros: u64,
+    },
+    /// The host is leaving.
+    Drain,
+}
+
+/// What the executor made of a job.
+#[derive(Debug)]
+pub enum Executed {
+    /// Hidden states, as the job's `count × hidden` f32.
+    Hidden(Bytes),
+    /// The token that follows.
+    Sampled(Token),
+    /// Per position of the job, its best continuations.
+    Scored(Vec<Vec<(u32, f32)>>),
+    /// Nothing was asked for.
+    Nothing,
+}
+
+/// What a hop wants done.
+#[derive(Debug)]
+pub enum HopOutput {
+    /// Dial the next hop, with this generation; `relayed`: through the client.
+    Dial {
+        /// The lane's generation.
+        generation: u32,
+        /// Through the client.
+        relayed: bool,
+    },
+    /// Expect the previous hop with this generation; `relayed`: through the client.
+    Expect {
+        /// The lane's generation.
+        generation: u32,
+        /// Through the client.
+        relayed: bool,
+    },
+    /// Seal and send to the client.
+    ToClient(ToClient),
+    /// Seal and send to the next hop.
+    Down {
+        /// Epoch and first position.
+        mark: Mark,
+        /// The message.
+        message: Downstream,
+        /// The tensor behind it.
+        tensor: Option<Bytes>,
+    },
+    /// Seal and send to the previous hop.
+    Up(LinkAck),
+    /// Compute; exactly one [`HopInput::Executed`] answers.
+    Execute(Job),
+    /// Free everything; nothing follows.
+    End,
+}
+
+/// One step for the executor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// First position. The KV is cut back to it where it is longer.
+    pub start: u32,
+    /// Positions.
+    pub count: u32,
+    /// What goes in.
+    pub input: JobInput,
+    /// What shall come out.
+    pub want: Want,
+}
+
+/// What goes into a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobInput {
+    /// Token ids, at the leader.
+    Ids(Vec<u32>),
+    /// `count × hidden` f32, little endian.
+    Hidden(Bytes),
+}
+
+/// What shall come out of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Hidden states for the next hop.
+    Hidden,
+    /// The token at this index of the answer.
+    Sample {
+        /// Index in the answer.
+        index: u32,
+    },
+    /// The best continuations of every position.
+    Scores,
+    /// Nothing but the KV.
+    Nothing,
+}

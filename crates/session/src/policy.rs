@@ -1,0 +1,41 @@
+//! The session's numbers, each with its why (docs/protocol.md 3.5).
+
+use std::time::Duration;
+
+/// How long the client waits for all hops to accept and all lanes to stand: two dials and some
+/// round trips on a bad link.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A hop that says nothing for this long is lost. Three missed acknowledgements, and less than
+/// the five seconds that a caller is promised.
+pub const HOP_SILENCE: Duration = Duration::from_millis(3_500);
+
+/// A client that says nothing for this long is gone, and its KV is freed.
+pub const CLIENT_SILENCE: Duration = Duration::from_secs(10);
+
+/// Each side says something at least this often.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// News for the client (received, computed) is gathered for this long.
+pub const ACK_COALESCE: Duration = Duration::from_millis(250);
+
+/// Nothing computed and nothing released for this long: somebody is stuck.
+pub const STALL: Duration = Duration::from_secs(60);
+
+/// How long the client waits for the hops' last figures.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Tokens that the chain may be ahead of its consumer: a round trip of two seconds at 32 tokens
+/// a second.
+pub const CREDIT: u32 = 64;
+
+/// Positions that a sender may be ahead of its receiver's computing. Both ends begin with it.
+pub const WINDOW: u32 = 512;
+
+/// Positions of one prefill chunk: small enough that three hops work at once on a prompt of
+/// two hundred tokens, large enough that a frame's cost does not show.
+pub const PREFILL_CHUNK: u32 = 64;
+
+/// A receiver renews its permission when this much of it is used: an acknowledgement a step
+/// would double the frames of a lap.
+pub const WINDOW_RENEWAL: u32 = WINDOW / 4;
