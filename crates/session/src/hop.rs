@@ -123,13 +123,13 @@ impl Hop {
             HopInput::LaneUp(end, generation) => self.lane_up(now, end, generation),
             HopInput::LaneLost(end, generation) => self.lane_lost(now, end, generation),
             HopInput::FromUpstream { mark, message, tensor } => {
-                self.from_upstream(now, mark, message, tensor);
+                self.on_upstream(now, mark, message, tensor);
             }
             HopInput::FromDownstream(ack) => {
                 self.may_send_until = self.may_send_until.max(ack.until);
                 self.send_held();
             }
-            HopInput::FromClient(message) => self.from_client(now, message),
+            HopInput::FromClient(message) => self.on_client(now, message),
             HopInput::Broken(violation) => self.fail(HopFailure::BadFrame(violation)),
             HopInput::ClientLost => self.end(),
             HopInput::Executed { result, micros } => self.executed(now, result, micros),
@@ -205,7 +205,7 @@ impl Hop {
         }
     }
 
-    fn from_client(&mut self, now: Moment, message: ToHop) {
+    fn on_client(&mut self, now: Moment, message: ToHop) {
         self.last_client = now;
         match message {
             ToHop::Grant { until } => {
@@ -221,13 +221,7 @@ impl Hop {
         }
     }
 
-    fn from_upstream(
-        &mut self,
-        now: Moment,
-        mark: Mark,
-        message: Downstream,
-        tensor: Option<Bytes>,
-    ) {
+    fn on_upstream(&mut self, now: Moment, mark: Mark, message: Downstream, tensor: Option<Bytes>) {
         let taken = match (message, tensor, self.is_leader()) {
             (Downstream::Step { count, .. }, Some(tensor), false) => {
                 self.take_step(mark, count, tensor)
@@ -252,10 +246,10 @@ impl Hop {
     fn ack(&mut self, now: Moment) {
         self.news = false;
         let (received, kv_len, stats) = (self.received, self.kv_len, self.stats);
-        self.to_client(now, ToClient::Ack { received, kv_len, stats });
+        self.tell_client(now, ToClient::Ack { received, kv_len, stats });
     }
 
-    fn to_client(&mut self, now: Moment, message: ToClient) {
+    fn tell_client(&mut self, now: Moment, message: ToClient) {
         self.last_told = now;
         self.outputs.push_back(HopOutput::ToClient(message));
     }

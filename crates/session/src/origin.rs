@@ -100,7 +100,7 @@ impl Origin {
             OriginInput::Refused { hop, refusal } => self.fail(Failure::Refused { hop, refusal }),
             OriginInput::FromHop { hop, message, frame } => {
                 self.hops[usize::from(hop)].heard_at = now;
-                self.from_hop(now, hop, message, frame);
+                self.on_hop(now, hop, message, frame);
             }
             OriginInput::Broken { hop } => self.fail(Failure::Violation { hop }),
             OriginInput::Lost { hop } if self.state == State::Closing => self.closed(hop, None),
@@ -187,7 +187,7 @@ impl Origin {
         }
     }
 
-    fn from_hop(&mut self, now: Moment, hop: u8, message: ToClient, frame: Option<Bytes>) {
+    fn on_hop(&mut self, now: Moment, hop: u8, message: ToClient, frame: Option<Bytes>) {
         if self.state == State::Closing {
             match message {
                 ToClient::Closed { stats } => self.closed(hop, Some(stats)),

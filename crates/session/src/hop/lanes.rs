@@ -20,7 +20,7 @@ impl Hop {
         }
         lane.up = true;
         let number = lane.number;
-        self.to_client(now, ToClient::Linked { lane: number, generation });
+        self.tell_client(now, ToClient::Linked { lane: number, generation });
         if self.lane_in.up && self.lane_out.up {
             self.state = State::Running;
         }
@@ -37,7 +37,7 @@ impl Hop {
             self.fail(HopFailure::NeighbourLost { lane: number });
         } else {
             lane.up = false;
-            self.to_client(now, ToClient::LinkFailed { lane: number, generation });
+            self.tell_client(now, ToClient::LinkFailed { lane: number, generation });
         }
     }
 

@@ -143,7 +143,10 @@ impl Hop {
 
     pub(super) fn renew_permission(&mut self) {
         let until = self.kv_len.saturating_add(WINDOW).min(self.config.positions);
-        if self.is_leader() || until < self.permitted.saturating_add(WINDOW_RENEWAL) {
+        // The last permission covers what is left, however little that is.
+        let worth = until >= self.permitted.saturating_add(WINDOW_RENEWAL)
+            || (until == self.config.positions && until > self.permitted);
+        if self.is_leader() || !worth {
             return;
         }
         self.permitted = until;
@@ -182,7 +185,7 @@ impl Hop {
             match release {
                 Release::Verdict { index, token, end } => {
                     let tokens = BoundedVec::truncated([token]);
-                    self.to_client(now, ToClient::Verdict { index, tokens, end });
+                    self.tell_client(now, ToClient::Verdict { index, tokens, end });
                 }
                 Release::Accepted { id, .. } if self.is_leader() => self.queue_ids(&[id]),
                 Release::Accepted { index, id } => {
@@ -201,7 +204,7 @@ impl Hop {
             let position = start + (chunk * SCORES_PER_FRAME) as u32;
             let rows = rows.iter().map(|row| BoundedVec::<_, MAX_TOP>::truncated(row.clone()));
             let top = BoundedVec::truncated(rows);
-            self.to_client(now, ToClient::Scored { position, top });
+            self.tell_client(now, ToClient::Scored { position, top });
         }
     }
 }

@@ -1,0 +1,583 @@
+//! Origin and hops in a ring, in virtual time: real machines, a fake executor, links with delay.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use taimatsu_protocol::Moment;
+use taimatsu_protocol::codec::BoundedVec;
+use taimatsu_protocol::control::{Forward, HopFailure, ToClient, ToHop, Token};
+use taimatsu_protocol::link::{Downstream, LinkAck};
+use taimatsu_protocol::sealed::Mark;
+use taimatsu_session::{
+    End, Executed, Failure, Finish, Hop, HopConfig, HopInput, HopOutput, Job, JobInput, Origin,
+    OriginConfig, OriginInput, OriginOutput, TailConfig, Want,
+};
+
+const HIDDEN: u32 = 1;
+
+/// What the fake model says after these ids: any function will do, as long as it sees them all.
+fn next_token(ids: &[u32]) -> u32 {
+    ids.iter().fold(7, |hash: u32, id| hash.wrapping_mul(31).wrapping_add(*id)) % 1000 + 10
+}
+
+fn undisturbed(prompt: &[u32], tokens: usize, end: Option<u32>) -> Vec<u32> {
+    let mut ids = prompt.to_vec();
+    for _ in 0..tokens {
+        ids.push(next_token(&ids));
+        if ids.last() == end.as_ref() {
+            break;
+        }
+    }
+    ids.split_off(prompt.len())
+}
+
+enum Event {
+    ToHop(u8, ToHop, Option<Bytes>),
+    ToClient(u8, ToClient, Option<Bytes>),
+    Accepted(u8),
+    Step(u8, Mark, Downstream, Option<Bytes>),
+    Ack(u8, LinkAck),
+    LaneUp(u8, End, u32),
+    LaneLost(u8, End, u32),
+    Executed(u8, Job),
+    Consumed(u32),
+    Kill(u8),
+}
+
+struct World {
+    now: Moment,
+    queue: BTreeMap<(Moment, u64), Event>,
+    sequence: u64,
+    rng: ChaCha20Rng,
+    origin: Origin,
+    hops: Vec<Hop>,
+    /// What each hop has computed: the id at each position (the fake hidden state is the id).
+    kv: Vec<Vec<u32>>,
+    dead: BTreeSet<u8>,
+    /// Silent, but its streams stay open.
+    frozen: BTreeSet<u8>,
+    /// Lanes that cannot be made straight.
+    cut: BTreeSet<u8>,
+    /// Lane frames on their way through the client.
+    carried: BTreeMap<u64, Event>,
+    tokens: Vec<u32>,
+    scored: Vec<Vec<(u32, f32)>>,
+    outcome: Option<Result<Finish, Failure>>,
+    consume: bool,
+    ended: BTreeSet<u8>,
+    relayed: BTreeSet<u8>,
+}
+
+impl World {
+    fn new(
+        seed: u64,
+        hops: u8,
+        prompt: &[u32],
+        max_tokens: u32,
+        end: Option<u32>,
+        score: bool,
+    ) -> Self {
+        let now = Moment::default();
+        let prompt_len = prompt.len() as u32;
+        let config = OriginConfig { hops, prompt_len, max_tokens, score };
+        let origin = Origin::new(now, config);
+        let make = |hop: u8| {
+            let tail = (hop + 1 == hops).then(|| match score {
+                true => TailConfig::Score,
+                false => TailConfig::Generate {
+                    credit: config.first_credit(),
+                    end_ids: end.into_iter().collect(),
+                },
+            });
+            let prompt = if hop == 0 { prompt.to_vec() } else { Vec::new() };
+            let positions = prompt_len + max_tokens;
+            Hop::new(
+                now,
+                HopConfig {
+                    hop,
+                    hops,
+                    hidden: HIDDEN,
+                    prompt_len,
+                    positions,
+                    prompt,
+                    generations: (1, 1),
+                    tail,
+                },
+            )
+        };
+        let mut world = Self {
+            now,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            rng: ChaCha20Rng::seed_from_u64(seed),
+            origin,
+            hops: (0..hops).map(make).collect(),
+            kv: vec![Vec::new(); usize::from(hops)],
+            dead: BTreeSet::new(),
+            frozen: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            carried: BTreeMap::new(),
+            tokens: Vec::new(),
+            scored: Vec::new(),
+            outcome: None,
+            consume: true,
+            ended: BTreeSet::new(),
+            relayed: BTreeSet::new(),
+        };
+        for hop in 0..hops {
+            world.after(5, Event::Accepted(hop));
+        }
+        world
+    }
+
+    fn after(&mut self, milliseconds: u64, event: Event) {
+        // Streams are ordered: an event never overtakes one that was sent before it.
+        let at = self.now + Duration::from_millis(milliseconds);
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), event);
+    }
+
+    fn run(&mut self, limit: Duration) {
+        for hop in 0..self.hops.len() as u8 {
+            self.drain_hop(hop);
+        }
+        self.drain_origin();
+        while self.outcome.is_none() && self.now < Moment::default() + limit {
+            let timer = self.next_timer();
+            match self.queue.first_key_value().map(|(key, _)| *key) {
+                Some(key) if timer.is_none_or(|timer| key.0 <= timer) => {
+                    self.now = key.0;
+                    let event = self.queue.remove(&key).unwrap();
+                    self.deliver(event);
+                }
+                _ => match timer {
+                    Some(timer) => {
+                        self.now = self.now.max(timer);
+                        self.fire();
+                    }
+                    None => break,
+                },
+            }
+        }
+    }
+
+    fn next_timer(&self) -> Option<Moment> {
+        let hops = self.hops.iter().enumerate();
+        let awake = hops.filter(|(hop, _)| !self.is_out(*hop as u8));
+        let hops = awake.filter_map(|(_, hop)| hop.poll_timeout()).min();
+        hops.into_iter().chain(self.origin.poll_timeout()).min()
+    }
+
+    fn is_out(&self, hop: u8) -> bool {
+        self.dead.contains(&hop) || self.frozen.contains(&hop)
+    }
+
+    fn fire(&mut self) {
+        for hop in 0..self.hops.len() as u8 {
+            if !self.is_out(hop) && self.hops[usize::from(hop)].poll_timeout() <= Some(self.now) {
+                self.hops[usize::from(hop)].handle_timeout(self.now);
+                self.drain_hop(hop);
+            }
+        }
+        if self.origin.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.origin.handle_timeout(self.now);
+            self.drain_origin();
+        }
+    }
+
+    fn hop_input(&mut self, hop: u8, input: HopInput) {
+        if !self.is_out(hop) {
+            self.hops[usize::from(hop)].handle(self.now, input);
+            self.drain_hop(hop);
+        }
+    }
+
+    fn origin_input(&mut self, input: OriginInput) {
+        self.origin.handle(self.now, input);
+        self.drain_origin();
+    }
+
+    fn deliver(&mut self, event: Event) {
+        match event {
+            Event::Accepted(hop) if !self.is_out(hop) => {
+                self.origin_input(OriginInput::Accepted { hop });
+            }
+            Event::Accepted(hop) => self.origin_input(OriginInput::Lost { hop }),
+            Event::ToHop(hop, ToHop::Forward(_), Some(frame)) => {
+                let ticket = u64::from_le_bytes(frame[..8].try_into().unwrap());
+                let carried = self.carried.remove(&ticket).unwrap();
+                let _ = hop;
+                self.deliver(carried);
+            }
+            Event::ToHop(hop, message, _) => self.hop_input(hop, HopInput::FromClient(message)),
+            Event::ToClient(hop, message, frame) => {
+                self.origin_input(OriginInput::FromHop { hop, message, frame });
+            }
+            Event::Step(hop, mark, message, tensor) => {
+                self.hop_input(hop, HopInput::FromUpstream { mark, message, tensor });
+            }
+            Event::Ack(hop, ack) => self.hop_input(hop, HopInput::FromDownstream(ack)),
+            Event::LaneUp(hop, end, generation) => {
+                self.hop_input(hop, HopInput::LaneUp(end, generation));
+            }
+            Event::LaneLost(hop, end, generation) => {
+                self.hop_input(hop, HopInput::LaneLost(end, generation));
+            }
+            Event::Executed(hop, job) => {
+                let result = Ok(self.compute(hop, &job));
+                self.hop_input(hop, HopInput::Executed { result, micros: 1000 });
+            }
+            Event::Consumed(total) => self.origin_input(OriginInput::Consumed(total)),
+            Event::Kill(hop) => self.kill(hop),
+        }
+    }
+
+    fn kill(&mut self, hop: u8) {
+        self.dead.insert(hop);
+        let hops = self.hops.len() as u8;
+        self.origin_input(OriginInput::Lost { hop });
+        if hops > 1 {
+            self.after(1, Event::LaneLost((hop + 1) % hops, End::In, 1));
+            self.after(1, Event::LaneLost((hop + hops - 1) % hops, End::Out, 1));
+        }
+    }
+
+    /// The fake model: hidden states are the ids themselves, and the tail folds them all.
+    fn compute(&mut self, hop: u8, job: &Job) -> Executed {
+        let ids = match &job.input {
+            JobInput::Ids(ids) => ids.clone(),
+            JobInput::Hidden(bytes) => {
+                bytes.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
+            }
+        };
+        assert_eq!(ids.len() as u32, job.count);
+        let kv = &mut self.kv[usize::from(hop)];
+        assert!(kv.len() as u32 >= job.start, "a gap in the KV of hop {hop}");
+        kv.truncate(job.start as usize);
+        kv.extend_from_slice(&ids);
+        match job.want {
+            Want::Hidden => Executed::Hidden(
+                ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>().into(),
+            ),
+            Want::Sample { .. } => Executed::Sampled(Token {
+                id: next_token(kv),
+                logprob: None,
+                top: BoundedVec::new(),
+            }),
+            Want::Scores => {
+                let ends = job.start as usize + 1..=kv.len();
+                Executed::Scored(ends.map(|end| vec![(next_token(&kv[..end]), -1.0)]).collect())
+            }
+            Want::Nothing => Executed::Nothing,
+        }
+    }
+
+    fn drain_hop(&mut self, hop: u8) {
+        let hops = self.hops.len() as u8;
+        let (next, previous) = ((hop + 1) % hops, (hop + hops - 1) % hops);
+        while let Some(output) = self.hops[usize::from(hop)].poll_output() {
+            let delay = 1 + u64::from(self.rng.next_u32() % 3);
+            match output {
+                HopOutput::Execute(job) => self.after(delay, Event::Executed(hop, job)),
+                HopOutput::ToClient(message) => self.after(10, Event::ToClient(hop, message, None)),
+                HopOutput::Down { mark, message, tensor } => {
+                    self.lane(hop, hop, Event::Step(next, mark, message, tensor));
+                }
+                HopOutput::Up(ack) => self.lane(hop, previous, Event::Ack(previous, ack)),
+                HopOutput::Dial { generation, relayed } => {
+                    if relayed {
+                        self.relayed.insert(hop);
+                    }
+                    if self.cut.contains(&hop) && !relayed {
+                        self.after(20, Event::LaneLost(hop, End::Out, generation));
+                    } else {
+                        self.after(20, Event::LaneUp(hop, End::Out, generation));
+                        self.after(20, Event::LaneUp(next, End::In, generation));
+                    }
+                }
+                HopOutput::Expect { .. } => {}
+                HopOutput::End => {
+                    assert!(self.ended.insert(hop), "a hop ends once");
+                }
+            }
+        }
+    }
+
+    /// Over the lane, or through the client where it is relayed.
+    fn lane(&mut self, from: u8, lane: u8, event: Event) {
+        if self.relayed.contains(&lane) {
+            self.sequence += 1;
+            let ticket = self.sequence;
+            self.carried.insert(ticket, event);
+            let message = ToClient::Forward(Forward { lane, generation: 2 });
+            let frame = Bytes::copy_from_slice(&ticket.to_le_bytes());
+            self.after(10, Event::ToClient(from, message, Some(frame)));
+        } else {
+            self.after(5, event);
+        }
+    }
+
+    fn drain_origin(&mut self) {
+        while let Some(output) = self.origin.poll_output() {
+            assert!(self.outcome.is_none(), "nothing follows the end");
+            match output {
+                OriginOutput::ToHop { hop, message, frame } => {
+                    self.after(10, Event::ToHop(hop, message, frame));
+                }
+                OriginOutput::Open => {}
+                OriginOutput::Token(token) => {
+                    self.tokens.push(token.id);
+                    if self.consume {
+                        self.after(1, Event::Consumed(self.tokens.len() as u32));
+                    }
+                }
+                OriginOutput::Scored(row) => self.scored.push(row),
+                OriginOutput::Ended(outcome) => self.outcome = Some(outcome),
+            }
+        }
+    }
+}
+
+fn prompt(length: u32) -> Vec<u32> {
+    (0..length).map(|id| id * 7 % 101).collect()
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_ring_of_any_size_gives_the_undisturbed_answer() {
+    for hops in 1..=5 {
+        for length in [1, 63, 64, 65, 700, 1500] {
+            let prompt = prompt(length);
+            let mut world = World::new(1, hops, &prompt, 100, None, false);
+            world.run(MINUTE * 10);
+            assert_eq!(world.outcome, Some(Ok(Finish::Length)), "{hops} hops, {length} ids");
+            assert_eq!(world.tokens, undisturbed(&prompt, 100, None));
+            assert_eq!(world.origin.forwarded(), 0, "the client is never in the lap");
+            assert_eq!(world.ended.len(), usize::from(hops), "every hop has freed its KV");
+        }
+    }
+}
+
+#[test]
+fn an_end_id_ends_the_answer() {
+    let prompt = prompt(10);
+    let all = undisturbed(&prompt, 50, None);
+    let mut world = World::new(2, 3, &prompt, 50, Some(all[20]), false);
+    world.run(MINUTE);
+    assert_eq!(world.outcome, Some(Ok(Finish::End)));
+    assert_eq!(world.tokens, undisturbed(&prompt, 50, Some(all[20])));
+}
+
+#[test]
+fn nobody_computes_past_the_credit_of_a_caller_who_does_not_read() {
+    let mut world = World::new(3, 3, &prompt(10), 500, None, false);
+    world.consume = false;
+    world.run(Duration::from_secs(20));
+    assert_eq!(world.tokens.len(), 64);
+    assert_eq!(world.kv[0].len(), 10 + 63, "the last granted token is not computed");
+    assert_eq!(world.outcome, None);
+}
+
+#[test]
+fn a_scoring_session_reports_every_position_once() {
+    let prompt = prompt(200);
+    let mut world = World::new(4, 3, &prompt, 0, None, true);
+    world.run(MINUTE);
+    assert_eq!(world.outcome, Some(Ok(Finish::Length)));
+    assert_eq!(world.scored.len(), 200);
+    assert_eq!(world.scored[99][0].0, next_token(&prompt[..100]));
+}
+
+#[test]
+fn neighbours_that_cannot_dial_go_through_the_client() {
+    for lane in 0..3 {
+        let prompt = prompt(100);
+        let mut world = World::new(5, 3, &prompt, 20, None, false);
+        world.cut.insert(lane);
+        world.run(MINUTE);
+        assert_eq!(world.outcome, Some(Ok(Finish::Length)), "lane {lane}");
+        assert_eq!(world.tokens, undisturbed(&prompt, 20, None));
+        assert!(world.origin.forwarded() > 0 && world.origin.is_relayed(lane));
+    }
+}
+
+#[test]
+fn a_killed_hop_ends_the_answer_with_its_name() {
+    for hop in 0..3 {
+        let mut world = World::new(6, 3, &prompt(100), 200, None, false);
+        world.after(700, Event::Kill(hop));
+        world.run(MINUTE);
+        assert_eq!(world.outcome, Some(Err(Failure::HopLost { hop })));
+        assert!(world.now < Moment::default() + Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_frozen_hop_is_noticed_within_five_seconds() {
+    for hop in 0..3 {
+        let mut world = World::new(7, 3, &prompt(100), 5000, None, false);
+        world.run(Duration::from_secs(1));
+        world.frozen.insert(hop);
+        world.run(MINUTE);
+        assert_eq!(world.outcome, Some(Err(Failure::HopLost { hop })));
+        assert!(world.now < Moment::default() + Duration::from_secs(6));
+    }
+}
+
+#[test]
+fn a_silent_client_frees_every_hop() {
+    let mut world = World::new(8, 3, &prompt(100), 5000, None, false);
+    world.run(Duration::from_secs(1));
+    for hop in 0..3 {
+        let at = world.now + Duration::from_secs(11);
+        world.hops[hop].handle_timeout(at);
+        assert!(world.hops[hop].is_done());
+    }
+}
+
+#[test]
+fn a_canceled_answer_frees_every_hop() {
+    let mut world = World::new(9, 3, &prompt(100), 5000, None, false);
+    world.run(Duration::from_secs(1));
+    world.origin_input(OriginInput::Cancel);
+    world.run(MINUTE);
+    assert_eq!(world.outcome, Some(Ok(Finish::Cancelled)));
+    assert_eq!(world.ended.len(), 3);
+}
+
+#[test]
+fn a_frame_out_of_order_or_over_credit_ends_the_session() {
+    let config = |hop| HopConfig {
+        hop,
+        hops: 3,
+        hidden: HIDDEN,
+        prompt_len: 600,
+        positions: 700,
+        prompt: Vec::new(),
+        generations: (1, 1),
+        tail: None,
+    };
+    let step = |start: u32, count: u32, size: usize| HopInput::FromUpstream {
+        mark: Mark { epoch: 0, step: start },
+        message: Downstream::Step { count, committed_through: 0 },
+        tensor: Some(Bytes::from(vec![0; size])),
+    };
+    for wrong in [step(1, 1, 4), step(0, 2, 4), step(0, 0, 0), step(0, 513, 513 * 4)] {
+        let mut hop = Hop::new(Moment::default(), config(1));
+        hop.handle(Moment::default(), wrong);
+        assert!(hop.is_done());
+    }
+    let mut hop = Hop::new(Moment::default(), config(1));
+    hop.handle(Moment::default(), step(0, 512, 512 * 4));
+    assert!(!hop.is_done());
+    hop.handle(Moment::default(), step(512, 1, 4));
+    assert!(hop.is_done(), "beyond the permission");
+}
+
+#[test]
+fn a_higher_epoch_rolls_a_hop_back() {
+    let mut hop = Hop::new(
+        Moment::default(),
+        HopConfig {
+            hop: 1,
+            hops: 3,
+            hidden: HIDDEN,
+            prompt_len: 4,
+            positions: 64,
+            prompt: Vec::new(),
+            generations: (1, 1),
+            tail: None,
+        },
+    );
+    let step = |epoch, start: u32, count: u32| HopInput::FromUpstream {
+        mark: Mark { epoch, step: start },
+        message: Downstream::Step { count, committed_through: 0 },
+        tensor: Some(Bytes::from(vec![0; count as usize * 4])),
+    };
+    let now = Moment::default();
+    hop.handle(now, HopInput::LaneUp(End::In, 1));
+    hop.handle(now, HopInput::LaneUp(End::Out, 1));
+    hop.handle(now, step(0, 0, 4));
+    hop.handle(now, step(0, 4, 2));
+    hop.handle(now, step(1, 3, 1));
+    hop.handle(now, step(0, 6, 1));
+    let mut jobs = Vec::new();
+    let mut sent = Vec::new();
+    loop {
+        match hop.poll_output() {
+            Some(HopOutput::Execute(job)) => {
+                let tensor = Bytes::from(vec![0; job.count as usize * 4]);
+                jobs.push((job.start, job.count));
+                let result = Ok(Executed::Hidden(tensor));
+                hop.handle(now, HopInput::Executed { result, micros: 1 });
+            }
+            Some(HopOutput::Down { mark, .. }) => sent.push((mark.epoch, mark.step)),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    assert!(!hop.is_done());
+    assert_eq!(jobs, [(0, 4), (3, 1)], "what was queued of the old epoch is dropped");
+    assert_eq!(sent, [(1, 3)], "and what was computed of it goes no further");
+}
+
+#[test]
+fn a_failed_execution_names_its_reason() {
+    let mut hop = Hop::new(
+        Moment::default(),
+        HopConfig {
+            hop: 0,
+            hops: 1,
+            hidden: HIDDEN,
+            prompt_len: 1,
+            positions: 8,
+            prompt: vec![1],
+            generations: (1, 1),
+            tail: Some(TailConfig::Generate { credit: 4, end_ids: Vec::new() }),
+        },
+    );
+    let failure = HopFailure::NonFinite { position: 0, block: 3 };
+    let result = Err(failure.clone());
+    hop.handle(Moment::default(), HopInput::Executed { result, micros: 1 });
+    let told = std::iter::from_fn(|| hop.poll_output())
+        .any(|output| matches!(output, HopOutput::ToClient(ToClient::Failed(f)) if f == failure));
+    assert!(told && hop.is_done());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_disturbance_ends_in_the_right_prefix_or_the_whole(
+        seed in any::<u64>(),
+        hops in 1_u8..6,
+        length in 1_u32..300,
+        tokens in 1_u32..120,
+        kill in proptest::option::of((0_u8..6, 1_u64..3000)),
+        cut in proptest::option::of(0_u8..6),
+    ) {
+        let prompt = prompt(length);
+        let mut world = World::new(seed, hops, &prompt, tokens, None, false);
+        if let Some((hop, at)) = kill {
+            world.after(at, Event::Kill(hop % hops));
+        }
+        if hops > 1 {
+            world.cut.extend(cut.map(|lane| lane % hops));
+        }
+        world.run(MINUTE * 5);
+        let right = undisturbed(&prompt, tokens as usize, None);
+        prop_assert!(right.starts_with(&world.tokens));
+        match world.outcome {
+            Some(Ok(Finish::Length)) => prop_assert_eq!(world.tokens, right),
+            Some(Err(Failure::HopLost { .. } | Failure::HopFailed { .. })) => {
+                prop_assert!(kill.is_some());
+            }
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+}
