@@ -1,5 +1,7 @@
 //! Origin and hops in a ring, in virtual time: real machines, a fake executor, links with delay.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
