@@ -21,9 +21,11 @@
 //! ```
 
 mod contract;
+mod cpu;
 mod echo;
 mod sampler;
 
 pub use contract::{ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want, Work};
+pub use cpu::{CpuExecutor, ExecutorLimits};
 pub use echo::EchoExecutor;
 pub use sampler::{Sampler, log_softmax_top, logprob_of};

@@ -5,6 +5,8 @@
 //! ChaCha20 stream of its own per (seed, position, choice). That draws from the softmax, and each
 //! token's luck depends on its id alone, not on which other tokens the filters left.
 
+use std::cmp::Ordering;
+
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use taimatsu_protocol::Sampling;
@@ -33,7 +35,13 @@ impl Sampler {
         if self.parameters.temperature <= 0.0 {
             return greedy(&logits);
         }
-        let mut kept: Vec<Candidate> = ranked(&logits)
+        let filtered = self.parameters.top_p < 1.0 || self.parameters.min_p > 0.0;
+        let kept = match self.parameters.top_k {
+            0 if filtered => ranked(&logits, logits.len()),
+            0 => numbers(&logits).collect(),
+            k => ranked(&logits, k as usize),
+        };
+        let mut kept: Vec<Candidate> = kept
             .into_iter()
             .map(|(id, logit)| Candidate { id, logit: logit / self.parameters.temperature })
             .collect();
@@ -51,12 +59,9 @@ impl Sampler {
         best.map_or(0, |(_, id)| id)
     }
 
-    /// Top-k, top-p, min-p on candidates in falling order; at least one is left.
+    /// Top-p and min-p on candidates in falling order; at least one is left.
     fn filter(&self, kept: &mut Vec<Candidate>) {
-        let Sampling { top_k, top_p, min_p, .. } = self.parameters;
-        if top_k > 0 {
-            kept.truncate(top_k as usize);
-        }
+        let Sampling { top_p, min_p, .. } = self.parameters;
         let Some(best) = kept.first().map(|first| f64::from(first.logit)) else { return };
         let share = |candidate: &Candidate| libm::exp(f64::from(candidate.logit) - best);
         if top_p < 1.0 {
@@ -80,9 +85,8 @@ impl Sampler {
 #[must_use]
 pub fn log_softmax_top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     let log_total = log_total(logits);
-    let mut top = ranked(logits);
-    top.truncate(k);
-    top.into_iter().map(|(id, logit)| (id, (f64::from(logit) - log_total) as f32)).collect()
+    ranked(logits, k)
+        .into_iter().map(|(id, logit)| (id, (f64::from(logit) - log_total) as f32)).collect()
 }
 
 /// The natural log of one token's probability over the whole vocabulary; `None` outside of it.
@@ -166,22 +170,32 @@ fn greedy(logits: &[f32]) -> u32 {
     best.map_or(0, |(id, _)| id as u32)
 }
 
-/// Every token that has a number, falling, ties to the lowest id.
-fn ranked(logits: &[f32]) -> Vec<(u32, f32)> {
-    let mut ranked: Vec<(u32, f32)> =
-        (0..).zip(logits.iter().copied()).filter(|(_, logit)| !logit.is_nan()).collect();
+/// Every token whose logit is a number, in the order of the ids.
+fn numbers(logits: &[f32]) -> impl Iterator<Item = (u32, f32)> {
+    (0..).zip(logits.iter().copied()).filter(|(_, logit)| !logit.is_nan())
+}
+
+/// The `k` best tokens, falling, ties to the lowest id.
+fn ranked(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     // `partial_cmp` and not `total_cmp`: both zeros tie.
-    ranked.sort_unstable_by(|(a_id, a), (b_id, b)| {
-        b.partial_cmp(a).unwrap_or(std::cmp::Ordering::Equal).then(a_id.cmp(b_id))
-    });
+    let falling = |(a_id, a): &(u32, f32), (b_id, b): &(u32, f32)| {
+        b.partial_cmp(a).unwrap_or(Ordering::Equal).then(a_id.cmp(b_id))
+    };
+    let mut ranked: Vec<(u32, f32)> = numbers(logits).collect();
+    if k < ranked.len() {
+        // Sorting a whole vocabulary takes longer than all the rest of a choice.
+        ranked.select_nth_unstable_by(k, falling);
+        ranked.truncate(k);
+    }
+    ranked.sort_unstable_by(falling);
     ranked
 }
 
 /// The natural log of the sum of exponentials, summed in the order of the ids.
 fn log_total(logits: &[f32]) -> f64 {
-    let numbers = || logits.iter().filter(|logit| !logit.is_nan()).map(|&logit| f64::from(logit));
-    let best = numbers().fold(f64::NEG_INFINITY, f64::max);
-    best + libm::log(numbers().map(|logit| libm::exp(logit - best)).sum())
+    let values = || numbers(logits).map(|(_, logit)| f64::from(logit));
+    let best = values().fold(f64::NEG_INFINITY, f64::max);
+    best + libm::log(values().map(|logit| libm::exp(logit - best)).sum())
 }
 
 /// Fills the rest of the key, so that no other use of ChaCha20 shares the stream.

@@ -1,0 +1,348 @@
+//! The executor for CPUs: safe Rust over memory-mapped weights, the same bits everywhere.
+//!
+//! Weights are unpacked to f32 row by row and multiplied with f32 activations; every sum has one
+//! order, which no chunk, batch, thread count, vector width or cut of the chain changes.
+//! Only plain additions, multiplications, divisions and roots are used, and libm's software
+//! exponentials, so that two machines of different makes agree as well.
+
+mod attention;
+mod block;
+mod formats;
+mod kv;
+mod lanes;
+mod linear;
+mod load;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use taimatsu_model::{GgufFile, Manifest};
+use taimatsu_protocol::Span;
+
+use crate::contract::{ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want, Work};
+use block::{Block, Dims, Rows};
+use kv::{Kv, KvDims, KvStore};
+use linear::Matrix;
+
+/// What an executor may use of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecutorLimits {
+    /// Positions of KV over all sessions.
+    pub kv_positions: u32,
+    /// Threads that compute, at least one; results do not depend on it.
+    pub threads: usize,
+}
+
+/// Runs a span of a Llama-architecture GGUF file on the CPU.
+///
+/// Weights stay in the mapped file: processes that run spans of one file share its pages, and
+/// only the span's tensors are ever read.
+pub struct CpuExecutor {
+    span: Span,
+    shape: ModelShape,
+    pool: rayon::ThreadPool,
+    engine: Engine,
+}
+
+/// All that runs on the pool.
+struct Engine {
+    dims: Dims,
+    first_block: u32,
+    vocab: u32,
+    embedding: Option<Matrix>,
+    blocks: Vec<Block>,
+    head: Option<Head>,
+    kv: KvStore,
+}
+
+/// What turns hidden states into logits.
+struct Head {
+    norm: Vec<f32>,
+    output: Matrix,
+}
+
+impl CpuExecutor {
+    /// Prepares `span` of the model that `manifest` describes, from the file it was made of.
+    ///
+    /// # Errors
+    /// What this executor does not compute rightly is refused by name: another architecture, an
+    /// unknown tensor or weight type, a tensor that is missing or of another shape.
+    pub fn load(
+        file: &Arc<GgufFile>,
+        manifest: &Manifest,
+        span: Span,
+        limits: ExecutorLimits,
+    ) -> Result<Self, ExecutorError> {
+        let (shape, dims) = load::dimensions(manifest)?;
+        if span.blocks().end > shape.blocks || (span.head && span.blocks().end != shape.blocks) {
+            return Err(ExecutorError::BadShape("the span does not fit the model"));
+        }
+        let weights = load::Weights::new(file, manifest, span)?;
+        let head = if span.head { Some(weights.head(&dims, &shape)?) } else { None };
+        let embedding = if span.embed { Some(weights.embedding(&dims, &shape)?) } else { None };
+        let blocks: Vec<Block> =
+            span.blocks().map(|index| weights.block(&dims, index)).collect::<Result<_, _>>()?;
+        let kv = KvDims { blocks: blocks.len(), heads: dims.kv_heads, head: dims.head };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(limits.threads.max(1))
+            .thread_name(|index| format!("executor-{index}"))
+            .build()
+            .map_err(|_| ExecutorError::Threads(limits.threads))?;
+        let engine = Engine {
+            dims,
+            first_block: span.blocks().start,
+            vocab: shape.vocab,
+            embedding,
+            blocks,
+            head,
+            kv: KvStore::new(kv, limits.kv_positions),
+        };
+        Ok(Self { span, shape, pool, engine })
+    }
+}
+
+impl LayerExecutor for CpuExecutor {
+    fn span(&self) -> Span {
+        self.span
+    }
+
+    fn shape(&self) -> ModelShape {
+        self.shape
+    }
+
+    fn open(&mut self, positions: u32) -> Result<KvId, ExecutorError> {
+        let most = self.shape.context_length;
+        if positions > most {
+            return Err(ExecutorError::ContextFull { asked: positions, most });
+        }
+        self.engine.kv.open(positions)
+    }
+
+    fn close(&mut self, kv: KvId) {
+        self.engine.kv.close(kv);
+    }
+
+    fn kv_len(&self, kv: KvId) -> Option<u32> {
+        self.engine.kv.get(kv).ok().map(|kv| kv.len)
+    }
+
+    fn truncate(&mut self, kv: KvId, len: u32) -> Result<(), ExecutorError> {
+        let kv = self.engine.kv.get_mut(kv)?;
+        if len > kv.len {
+            return Err(ExecutorError::WrongStart { asked: len, len: kv.len });
+        }
+        kv.len = len;
+        Ok(())
+    }
+
+    fn free_positions(&self) -> u32 {
+        self.engine.kv.free()
+    }
+
+    fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>> {
+        let engine = &mut self.engine;
+        self.pool.install(|| engine.step(batch))
+    }
+}
+
+impl Engine {
+    fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>> {
+        let mut seen = BTreeSet::new();
+        let mut states = Vec::new();
+        let mut plans = Vec::new();
+        let mut answers: Vec<Result<Output, ExecutorError>> = Vec::with_capacity(batch.len());
+        for (index, work) in batch.iter().enumerate() {
+            let admitted = if seen.insert(work.kv) {
+                self.admit(work, &mut states)
+            } else {
+                Err(ExecutorError::KvTwice(work.kv.0))
+            };
+            answers.push(admitted.map(|count| {
+                plans.push(Plan { index, start: work.start, count, want: work.want });
+                Output::Nothing
+            }));
+        }
+        for (plan, failure) in self.run(batch, &plans, &mut states) {
+            answers[plan] = Err(failure);
+        }
+        self.hand_out(batch, &plans, &states, &mut answers);
+        for plan in plans.iter().filter(|plan| answers[plan.index].is_ok()) {
+            if let Ok(kv) = self.kv.get_mut(batch[plan.index].kv) {
+                kv.len = plan.start + plan.count as u32;
+            }
+        }
+        answers
+    }
+
+    /// Checks one work and appends its rows to `states`; gives their number.
+    fn admit(&self, work: &Work<'_>, states: &mut Vec<f32>) -> Result<usize, ExecutorError> {
+        let kv = self.kv.get(work.kv)?;
+        if work.start != kv.len {
+            return Err(ExecutorError::WrongStart { asked: work.start, len: kv.len });
+        }
+        if matches!(work.want, Want::LastLogits | Want::AllLogits) && self.head.is_none() {
+            return Err(ExecutorError::BadShape("logits were asked of a span without the head"));
+        }
+        let hidden = self.dims.hidden;
+        let count = match work.input {
+            Input::Tokens(ids) => ids.len(),
+            Input::Hidden(values) if values.len().is_multiple_of(hidden) => values.len() / hidden,
+            Input::Hidden(_) => {
+                return Err(ExecutorError::BadShape("the input is not whole rows of hidden values"));
+            }
+        };
+        let room = (kv.reserved() - kv.len) as usize;
+        if count == 0 {
+            return Err(ExecutorError::BadShape("the input holds no position"));
+        }
+        if count > room {
+            let most = kv.reserved();
+            return Err(ExecutorError::ContextFull { asked: most, most });
+        }
+        match (work.input, &self.embedding) {
+            (Input::Tokens(ids), Some(embedding)) => {
+                if let Some(&id) = ids.iter().find(|id| **id >= self.vocab) {
+                    return Err(ExecutorError::UnknownToken { id, vocab: self.vocab });
+                }
+                for id in ids {
+                    let from = states.len();
+                    states.resize(from + hidden, 0.0);
+                    embedding.row(*id as usize, &mut states[from..]);
+                }
+            }
+            (Input::Hidden(values), None) => {
+                finite(values, hidden, work.start, None)?;
+                states.extend_from_slice(values);
+            }
+            (Input::Tokens(_), None) => {
+                return Err(ExecutorError::BadShape(
+                    "tokens were sent to a span without the embedding",
+                ));
+            }
+            (Input::Hidden(_), Some(_)) => {
+                return Err(ExecutorError::BadShape("hidden states were sent to a span that embeds"));
+            }
+        }
+        Ok(count)
+    }
+
+    /// Takes all rows through the blocks; gives each failed work's index with its first failure.
+    fn run(
+        &mut self,
+        batch: &[Work<'_>],
+        plans: &[Plan],
+        states: &mut [f32],
+    ) -> BTreeMap<usize, ExecutorError> {
+        let mut failures = BTreeMap::new();
+        let turns: Vec<Vec<(f32, f32)>> = plans
+            .iter()
+            .flat_map(|plan| plan.start..plan.start + plan.count as u32)
+            .map(|position| block::turn(&self.dims, position))
+            .collect();
+        let mut taken: Vec<(&Plan, Kv)> = Vec::with_capacity(plans.len());
+        for plan in plans {
+            taken.extend(self.kv.take(batch[plan.index].kv).map(|kv| (plan, kv)));
+        }
+        let mut sessions: Vec<Rows<'_>> = taken
+            .iter_mut()
+            .map(|(plan, kv)| Rows { kv, start: plan.start as usize, count: plan.count })
+            .collect();
+        for (index, block) in self.blocks.iter().enumerate() {
+            block.advance(&self.dims, index, &mut sessions, &turns, states);
+            let number = self.first_block + index as u32;
+            for (plan, rows) in by_plan(plans, states, self.dims.hidden) {
+                if let Err(failure) = finite(rows, self.dims.hidden, plan.start, Some(number)) {
+                    failures.entry(plan.index).or_insert(failure);
+                }
+            }
+        }
+        drop(sessions);
+        for (plan, kv) in taken {
+            self.kv.put_back(batch[plan.index].kv, kv);
+        }
+        failures
+    }
+
+    /// Fills in what was asked for, logits of all works in one pass of the head.
+    fn hand_out(
+        &self,
+        batch: &[Work<'_>],
+        plans: &[Plan],
+        states: &[f32],
+        answers: &mut [Result<Output, ExecutorError>],
+    ) {
+        let hidden = self.dims.hidden;
+        let mut wanted = Vec::new();
+        let mut asking = Vec::new();
+        for (plan, rows) in by_plan(plans, states, hidden) {
+            if answers[plan.index].is_err() {
+                continue;
+            }
+            let last = rows.len() - hidden;
+            match plan.want {
+                Want::Nothing => {}
+                Want::Hidden => answers[plan.index] = Ok(Output::Hidden(rows.to_vec())),
+                Want::LastLogits => {
+                    asking.push((plan, 1));
+                    wanted.extend_from_slice(&rows[last..]);
+                }
+                Want::AllLogits => {
+                    asking.push((plan, plan.count));
+                    wanted.extend_from_slice(rows);
+                }
+            }
+        }
+        let Some(head) = self.head.as_ref().filter(|_| !wanted.is_empty()) else { return };
+        let normed = block::rms_norm(&wanted, &head.norm, self.dims.epsilon);
+        let mut logits = &head.output.apply(&normed)[..];
+        let vocab = head.output.rows();
+        for (plan, rows) in asking {
+            let (own, others) = logits.split_at(rows * vocab);
+            logits = others;
+            let end = batch[plan.index].start + plan.count as u32;
+            let block = self.first_block + self.blocks.len() as u32;
+            answers[plan.index] = finite(own, vocab, end - rows as u32, Some(block))
+                .map(|()| Output::Logits(own.to_vec()));
+        }
+    }
+}
+
+/// An admitted work.
+struct Plan {
+    /// Its place in the batch.
+    index: usize,
+    /// Absolute position of its first row.
+    start: u32,
+    /// Its number of rows.
+    count: usize,
+    /// What it asks for.
+    want: Want,
+}
+
+/// Every plan with its rows of the joined states.
+fn by_plan<'a>(
+    plans: &'a [Plan],
+    mut states: &'a [f32],
+    hidden: usize,
+) -> impl Iterator<Item = (&'a Plan, &'a [f32])> {
+    plans.iter().map(move |plan| {
+        let (own, others) = states.split_at(plan.count * hidden);
+        states = others;
+        (plan, own)
+    })
+}
+
+/// Refuses rows with a value that is not a finite number, naming the first such position.
+fn finite(
+    values: &[f32],
+    width: usize,
+    start: u32,
+    block: Option<u32>,
+) -> Result<(), ExecutorError> {
+    for (position, row) in (start..).zip(values.chunks_exact(width)) {
+        if !row.iter().all(|value| value.is_finite()) {
+            return Err(ExecutorError::NonFinite { position, block });
+        }
+    }
+    Ok(())
+}
