@@ -162,6 +162,9 @@ impl Engine {
                 Output::Nothing
             }));
         }
+        if plans.is_empty() {
+            return answers;
+        }
         for (plan, failure) in self.run(batch, &plans, &mut states) {
             answers[plan] = Err(failure);
         }
@@ -188,7 +191,9 @@ impl Engine {
             Input::Tokens(ids) => ids.len(),
             Input::Hidden(values) if values.len().is_multiple_of(hidden) => values.len() / hidden,
             Input::Hidden(_) => {
-                return Err(ExecutorError::BadShape("the input is not whole rows of hidden values"));
+                return Err(ExecutorError::BadShape(
+                    "the input is not whole rows of hidden values",
+                ));
             }
         };
         let room = (kv.reserved() - kv.len) as usize;
@@ -220,7 +225,9 @@ impl Engine {
                 ));
             }
             (Input::Hidden(_), Some(_)) => {
-                return Err(ExecutorError::BadShape("hidden states were sent to a span that embeds"));
+                return Err(ExecutorError::BadShape(
+                    "hidden states were sent to a span that embeds",
+                ));
             }
         }
         Ok(count)

@@ -86,7 +86,9 @@ impl Sampler {
 pub fn log_softmax_top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     let log_total = log_total(logits);
     ranked(logits, k)
-        .into_iter().map(|(id, logit)| (id, (f64::from(logit) - log_total) as f32)).collect()
+        .into_iter()
+        .map(|(id, logit)| (id, (f64::from(logit) - log_total) as f32))
+        .collect()
 }
 
 /// The natural log of one token's probability over the whole vocabulary; `None` outside of it.

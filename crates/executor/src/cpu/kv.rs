@@ -98,7 +98,8 @@ impl Kv {
     /// Writes one position of one block: `keys` and `values` are `heads x head` each.
     pub(super) fn write(&mut self, block: usize, position: usize, keys: &[f32], values: &[f32]) {
         let (head, reserved) = (self.dims.head, self.reserved as usize);
-        let (all_keys, all_values) = self.blocks[block].split_at_mut(self.dims.heads * reserved * head);
+        let (all_keys, all_values) =
+            self.blocks[block].split_at_mut(self.dims.heads * reserved * head);
         for (page, row) in [(all_keys, keys), (all_values, values)] {
             for (index, values) in row.chunks_exact(head).enumerate() {
                 let to = &mut page[(index * reserved + position) * head..][..head];

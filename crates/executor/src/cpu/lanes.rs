@@ -114,8 +114,7 @@ mod tests {
         for len in [0, 1, 15, 16, 17, 576, 1000] {
             let rows: Vec<Vec<f32>> =
                 (0..5).map(|row| (0..len).map(|i| value(row * 1009 + i)).collect()).collect();
-            let plain: Vec<u32> =
-                (0..4).map(|row| dot(&rows[row], &rows[4]).to_bits()).collect();
+            let plain: Vec<u32> = (0..4).map(|row| dot(&rows[row], &rows[4]).to_bits()).collect();
             let four = [&rows[0][..], &rows[1], &rows[2], &rows[3]];
             let wide = widest(|| dot4(four, &rows[4]).map(f32::to_bits));
             assert_eq!(plain, wide, "length {len}");

@@ -73,7 +73,8 @@ impl Matrix {
             let quads = weights.chunks(4 * self.row_bytes).zip(outputs.chunks_mut(4 * positions));
             for (weights, outputs) in quads {
                 // The last quad may be short: its idle rows keep old values that nobody reads.
-                self.format.unpack(weights, &mut unpacked[..weights.len() / self.row_bytes * width]);
+                self.format
+                    .unpack(weights, &mut unpacked[..weights.len() / self.row_bytes * width]);
                 let (pair, other) = unpacked.split_at(2 * width);
                 let ((r0, r1), (r2, r3)) = (pair.split_at(width), other.split_at(width));
                 for (position, input) in inputs.chunks_exact(width).enumerate() {

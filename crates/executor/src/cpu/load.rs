@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use taimatsu_model::{GgufFile, Manifest, TensorView};
+use taimatsu_model::{GgufFile, Hyper, Manifest, TensorView};
 use taimatsu_protocol::Span;
 
 use super::Head;
@@ -11,6 +11,44 @@ use super::block::{Block, Dims};
 use super::formats::Format;
 use super::linear::Matrix;
 use crate::contract::{ExecutorError, ModelShape};
+
+/// The dimensions that a manifest tells, if they are those of a Llama model that this executor
+/// computes rightly.
+pub(super) fn dimensions(manifest: &Manifest) -> Result<(ModelShape, Dims), ExecutorError> {
+    if manifest.architecture != "llama" {
+        return Err(ExecutorError::UnsupportedArchitecture(manifest.architecture.clone()));
+    }
+    if let Some((name, _)) = manifest.extra.iter().find(|(name, value)| !is_idle(name, value)) {
+        return Err(ExecutorError::UnsupportedFeature(name.clone()));
+    }
+    let dims = Dims {
+        hidden: manifest.hidden as usize,
+        heads: manifest.heads as usize,
+        kv_heads: manifest.kv_heads as usize,
+        head: manifest.head_dim as usize,
+        feed_forward: manifest.feed_forward as usize,
+        rotated: manifest.rope_dims as usize,
+        rope_base: f64::from(manifest.rope_base),
+        epsilon: f64::from(manifest.rms_epsilon),
+    };
+    let whole = dims.kv_heads > 0 && dims.heads.is_multiple_of(dims.kv_heads);
+    if !whole || dims.hidden == 0 || dims.head == 0 || dims.feed_forward == 0 {
+        return Err(ExecutorError::BadShape("the model's heads and widths do not fit together"));
+    }
+    if manifest.value_dim != manifest.head_dim {
+        return Err(ExecutorError::BadShape("the model's keys and values differ in width"));
+    }
+    if !dims.rotated.is_multiple_of(2) || dims.rotated > dims.head {
+        return Err(ExecutorError::BadShape("the model rotates more of a head than there is"));
+    }
+    let shape = ModelShape {
+        hidden: manifest.hidden,
+        vocab: manifest.vocab,
+        blocks: manifest.blocks,
+        context_length: manifest.context_length,
+    };
+    Ok((shape, dims))
+}
 
 /// The tensors of one span.
 pub(super) struct Weights<'a> {
@@ -33,7 +71,11 @@ impl<'a> Weights<'a> {
         Ok(Self { file })
     }
 
-    pub(super) fn embedding(&self, dims: &Dims, shape: &ModelShape) -> Result<Matrix, ExecutorError> {
+    pub(super) fn embedding(
+        &self,
+        dims: &Dims,
+        shape: &ModelShape,
+    ) -> Result<Matrix, ExecutorError> {
         self.matrix(EMBEDDING, shape.vocab as usize, dims.hidden)
     }
 
@@ -102,6 +144,16 @@ impl<'a> Weights<'a> {
             return Err(bad(format!("it has {} bytes", view.bytes.len())));
         }
         Ok((format, row_bytes, view))
+    }
+}
+
+/// Whether a hyper-parameter says that something which this executor lacks is not in use.
+fn is_idle(name: &str, value: &Hyper) -> bool {
+    match (name, value) {
+        ("expert_count" | "expert_used_count", Hyper::Integer(count)) => *count == 0,
+        ("rope.scaling.type", Hyper::Text(kind)) => kind == "none",
+        ("attention.causal", Hyper::Bool(causal)) => *causal,
+        _ => false,
     }
 }
 

@@ -1,0 +1,124 @@
+//! A position's bits hang on the model and the ids up to it alone.
+
+mod support;
+
+use support::{Chain, Model};
+use taimatsu_executor::{Input, LayerExecutor, Output, Want, Work};
+
+/// Every weight type of the repository's tiny files, matrices of 32 bits to 4.
+const TINY: [&str; 5] = [
+    "llama-1blk.f32.gguf",
+    "llama-2blk.f16.gguf",
+    "llama.q4_1.gguf",
+    "llama.q4_k_m.gguf",
+    "llama.q8_0.gguf",
+];
+
+/// Ids that repeat seldom and fit the smallest vocabulary.
+fn ids(count: u32) -> Vec<u32> {
+    (0..count).map(|index| (index * 7919 + index * index * 31) % 500).collect()
+}
+
+#[test]
+fn chunks_threads_and_cuts_do_not_show() {
+    for name in TINY {
+        let model = Model::tiny(name);
+        let ids = ids(150);
+        let whole = model.chain(&[], 2, 512).bits(&ids, 512, Want::AllLogits);
+        let cuts: &[&[&str]] = match model.manifest.blocks {
+            4 => &[&["0-3"], &["0-0", "1-2", "3-3"], &["0-2", "3-3"]],
+            2 => &[&["0-1"], &["0-0", "1-1"]],
+            _ => &[&["0-0"]],
+        };
+        for cut in cuts {
+            for chunk in [1, 7, 32, 512] {
+                for threads in [1, 2] {
+                    let bits = model.chain(cut, threads, 512).bits(&ids, chunk, Want::AllLogits);
+                    assert!(bits == whole, "{name} {cut:?}, chunks of {chunk}, {threads} threads");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_real_model_too() {
+    let model = Model::smollm();
+    let ids = ids(96);
+    let whole = model.chain(&[], 2, 512).bits(&ids, 512, Want::AllLogits);
+    let runs: [(&[&str], usize, usize); 7] = [
+        (&[], 1, 2),
+        (&[], 7, 1),
+        (&["0-9", "10-19", "20-29"], 32, 1),
+        (&["0-9", "10-19", "20-29"], 7, 2),
+        (&["0-0", "1-28", "29-29"], 512, 1),
+        (&["0-4", "5-6", "7-29"], 32, 2),
+        (&["0-14", "15-29"], 512, 2),
+    ];
+    for (cut, chunk, threads) in runs {
+        let bits = model.chain(cut, threads, 512).bits(&ids, chunk, Want::AllLogits);
+        assert!(bits == whole, "{cut:?}, chunks of {chunk}, {threads} threads");
+    }
+}
+
+#[test]
+fn a_prompt_of_512_at_once_is_a_prompt_in_pieces() {
+    let mut chain = Model::smollm().chain(&[], 2, 512);
+    let ids = ids(512);
+    let once = chain.bits(&ids, 512, Want::Hidden);
+    assert!(once == chain.bits(&ids, 129, Want::Hidden));
+    assert_eq!(once.len(), 512 * 576);
+}
+
+#[test]
+fn what_was_rolled_back_leaves_no_trace() {
+    let mut chain = Model::tiny("llama.q4_1.gguf").chain(&["0-1", "2-3"], 1, 64);
+    let straight = chain.bits(&ids(40), 512, Want::AllLogits);
+    chain.truncate(0);
+    let vocab = straight.len() / 40;
+    chain.step(0, &ids(25), Want::Nothing);
+    chain.step(25, &[1, 2, 3, 4, 5, 6, 7], Want::Nothing);
+    chain.truncate(25);
+    let rest = chain.step(25, &ids(40)[25..], Want::AllLogits);
+    let rest: Vec<u32> = rest.into_iter().map(f32::to_bits).collect();
+    assert!(rest == straight[25 * vocab..]);
+}
+
+#[test]
+fn company_in_a_batch_does_not_show() {
+    for name in ["llama.q4_1.gguf", "llama-2blk.f16.gguf"] {
+        let model = Model::tiny(name);
+        let mut chain = model.chain(&[], 2, 64);
+        let alone = chain.bits(&ids(30), 512, Want::AllLogits);
+        chain.truncate(0);
+        let Chain { hops } = &mut model.chain(&[], 2, 256);
+        let (executor, first) = &mut hops[0];
+        executor.close(*first);
+        let [a, b, c] = [64, 64, 64].map(|positions| executor.open(positions).unwrap());
+        let own = ids(30);
+        let work = |kv, start, ids, want| Work { kv, start, input: Input::Tokens(ids), want };
+        let mut answers = executor.step(&[
+            work(b, 0, &[9, 8, 7], Want::Hidden),
+            work(a, 0, &own[..13], Want::AllLogits),
+            work(c, 5, &[1], Want::Nothing),
+        ]);
+        assert!(answers[2].is_err(), "nothing is computed for c yet");
+        let Ok(Output::Logits(mut logits)) = answers.remove(1) else { panic!("logits") };
+        let mut answers = executor.step(&[
+            work(a, 13, &own[13..], Want::AllLogits),
+            work(b, 3, &[5; 20], Want::LastLogits),
+        ]);
+        let Ok(Output::Logits(more)) = answers.remove(0) else { panic!("logits") };
+        logits.extend(more);
+        let bits: Vec<u32> = logits.into_iter().map(f32::to_bits).collect();
+        assert!(bits == alone, "{name}");
+    }
+}
+
+#[test]
+fn the_last_logits_are_the_last_of_all() {
+    let mut chain = Model::tiny("llama.q8_0.gguf").chain(&[], 1, 64);
+    let all = chain.bits(&ids(20), 512, Want::AllLogits);
+    let last = chain.bits(&ids(20), 512, Want::LastLogits);
+    assert!(all.ends_with(&last) && all.len() == 20 * last.len());
+}

@@ -1,0 +1,89 @@
+//! What cannot be computed is refused by name, and leaves the rest as it was.
+
+mod support;
+
+use support::Model;
+use taimatsu_executor::{ExecutorError, Input, KvId, LayerExecutor, Want, Work};
+
+#[test]
+fn misuse_is_named_and_leaves_the_kv_alone() {
+    let model = Model::tiny("llama.q4_1.gguf");
+    let mut chain = model.chain(&["0-1", "2-3"], 1, 16);
+    let (head, tail) = chain.hops.split_at_mut(1);
+    let ((front, kv), (back, back_kv)) = (&mut head[0], &mut tail[0]);
+    let (kv, back_kv) = (*kv, *back_kv);
+    let vocab = front.shape().vocab;
+    let hidden = front.shape().hidden as usize;
+
+    let outside = [1, vocab];
+    let cases = [
+        (tokens(kv, 3, &[1], Want::Nothing), ExecutorError::WrongStart { asked: 3, len: 0 }),
+        (tokens(KvId(99), 0, &[1], Want::Nothing), ExecutorError::UnknownKv(99)),
+        (tokens(kv, 0, &outside, Want::Nothing), ExecutorError::UnknownToken { id: vocab, vocab }),
+    ];
+    for (work, refusal) in cases {
+        assert_eq!(front.step(&[work]).remove(0), Err(refusal));
+    }
+    let values = vec![0.0; hidden];
+    let shapes = [
+        tokens(kv, 0, &[], Want::Nothing),
+        tokens(kv, 0, &[1], Want::LastLogits),
+        Work { kv, start: 0, input: Input::Hidden(&values), want: Want::Hidden },
+    ];
+    for work in shapes {
+        let refusal = front.step(&[work]).remove(0);
+        assert!(matches!(refusal, Err(ExecutorError::BadShape(_))), "{refusal:?}");
+    }
+    let full = front.step(&[tokens(kv, 0, &[1; 17], Want::Nothing)]).remove(0);
+    assert!(matches!(full, Err(ExecutorError::ContextFull { most: 16, .. })), "{full:?}");
+    let short =
+        Work { kv: back_kv, start: 0, input: Input::Hidden(&values[1..]), want: Want::Nothing };
+    let refusal = back.step(&[short]).remove(0);
+    assert!(matches!(refusal, Err(ExecutorError::BadShape(_))), "{refusal:?}");
+    assert_eq!((front.kv_len(kv), back.kv_len(back_kv)), (Some(0), Some(0)));
+    assert!(front.step(&[]).is_empty());
+}
+
+#[test]
+fn what_is_not_finite_is_refused_with_its_place() {
+    let model = Model::tiny("llama.q4_1.gguf");
+    let mut chain = model.chain(&["0-1", "2-3"], 1, 64);
+    let (back, kv) = &mut chain.hops[1];
+    let (kv, hidden) = (*kv, back.shape().hidden as usize);
+    let fine = vec![0.1; 2 * hidden];
+    back.step(&[hidden_work(kv, 0, &fine)]).remove(0).unwrap();
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut bad = fine.clone();
+        bad[hidden + 3] = value;
+        let refusal = back.step(&[hidden_work(kv, 2, &bad)]).remove(0);
+        assert_eq!(refusal, Err(ExecutorError::NonFinite { position: 3, block: None }));
+        assert_eq!(back.kv_len(kv), Some(2));
+    }
+}
+
+#[test]
+fn kv_is_counted_when_it_is_opened_and_freed_when_it_is_closed() {
+    let model = Model::tiny("llama-1blk.f32.gguf");
+    let mut chain = model.chain(&[], 1, 100);
+    let (executor, first) = &mut chain.hops[0];
+    assert_eq!(executor.free_positions(), 0);
+    assert_eq!(executor.open(1), Err(ExecutorError::NoKv { asked: 1, free: 0 }));
+    executor.close(*first);
+    executor.close(*first);
+    assert_eq!((executor.free_positions(), executor.kv_len(*first)), (100, None));
+    let second = executor.open(60).unwrap();
+    assert_ne!(second, *first);
+    assert_eq!(executor.open(41), Err(ExecutorError::NoKv { asked: 41, free: 40 }));
+    assert_eq!(executor.truncate(second, 1), Err(ExecutorError::WrongStart { asked: 1, len: 0 }));
+    let most = executor.shape().context_length;
+    let beyond = executor.open(most + 1);
+    assert_eq!(beyond, Err(ExecutorError::ContextFull { asked: most + 1, most }));
+}
+
+fn tokens(kv: KvId, start: u32, ids: &[u32], want: Want) -> Work<'_> {
+    Work { kv, start, input: Input::Tokens(ids), want }
+}
+
+fn hidden_work(kv: KvId, start: u32, values: &[f32]) -> Work<'_> {
+    Work { kv, start, input: Input::Hidden(values), want: Want::LastLogits }
+}
