@@ -1,0 +1,147 @@
+//! From a table and a wish to the best chain.
+
+use std::collections::BTreeSet;
+
+use taimatsu_protocol::opening::MAX_HOPS;
+use taimatsu_protocol::{Announcement, ModelId, Moment, Numerics, PeerId};
+
+use crate::chain::{Chain, Hop};
+use crate::policy::PATIENCE;
+use crate::search::{Candidate, Found, Limits, search};
+use crate::table::{HostTable, missing};
+
+/// What is asked of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Which model.
+    pub model: ModelId,
+    /// Its number of blocks, from its manifest.
+    pub blocks: u32,
+    /// How it may be spread.
+    pub wish: Wish,
+    /// KV positions that each hop will need: prompt and answer.
+    pub positions: u32,
+    /// Who asks. It is never a hop: nobody dials himself.
+    pub me: PeerId,
+    /// Decides between hosts that are equally good, so that not all askers choose the same.
+    pub seed: u64,
+}
+
+/// How a model may be spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Wish {
+    /// Whatever is best.
+    #[default]
+    Any,
+    /// One host that has the whole model.
+    Whole,
+    /// At least two hosts.
+    Chain,
+}
+
+/// Why there is no chain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Nobody else hosts these blocks.
+    #[error("no host for blocks {}; host them, or wait for one that does", ranges(missing))]
+    Uncovered {
+        /// Inclusive ranges, in order.
+        missing: Vec<[u32; 2]>,
+    },
+    /// Every block has a host, but they do not fit together as wished: their spans leave no way
+    /// from the first block to the last with each host used once, or their arithmetic differs.
+    #[error("all blocks have hosts, but no chain of them is as wished; ask for another route")]
+    NoSuchRoute,
+    /// There is a chain, through hosts that have no KV free at all.
+    #[error("the hosts of this model have no room for another session; try again soon")]
+    NoCapacity,
+}
+
+/// The best chain for a request, from what the table holds (call [`HostTable::expire`] first).
+///
+/// A hop costs half a round trip to it, its measured time for one position times the sessions it
+/// would share with, and ten seconds where its free KV is short. The fewest hops win, unless more
+/// are faster by [`PATIENCE`]. Spans are used as announced where possible, otherwise from their
+/// middle on; a suspended host is used only where there is no way without.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn plan(table: &HostTable, request: &Request, now: Moment) -> Result<Chain, PlanError> {
+    let of_model = |host: &&Announcement| host.blocks == request.blocks && host.host != request.me;
+    let mut hosts: Vec<_> = table.hosts(request.model).filter(of_model).collect();
+    hosts.sort_by_key(|host| (mixed(request.seed, &host.host), host.host, host.span));
+    let missing = missing(hosts.iter().map(|host| host.span), request.blocks);
+    if !missing.is_empty() || request.blocks == 0 {
+        return Err(PlanError::Uncovered { missing });
+    }
+    let candidates: Vec<_> =
+        hosts.into_iter().map(|host| Candidate::new(table, request, host)).collect();
+    let with_room: Vec<_> = candidates.iter().copied().filter(Candidate::has_room).collect();
+    let trusted = |candidate: &Candidate<'_>| !table.is_suspended(&candidate.host(), now);
+    let preferred: Vec<_> = with_room.iter().copied().filter(trusted).collect();
+    best(&preferred, request).or_else(|| best(&with_room, request)).ok_or_else(|| {
+        match best(&candidates, request) {
+            Some(_) => PlanError::NoCapacity,
+            None => PlanError::NoSuchRoute,
+        }
+    })
+}
+
+/// The best chain of these hosts: with spans as announced, otherwise entering some midway.
+fn best(candidates: &[Candidate<'_>], request: &Request) -> Option<Chain> {
+    best_of(candidates, request, true).or_else(|| best_of(candidates, request, false))
+}
+
+fn best_of(candidates: &[Candidate<'_>], request: &Request, exact: bool) -> Option<Chain> {
+    let (min_hops, max_hops) = match request.wish {
+        Wish::Any => (1, MAX_HOPS),
+        Wish::Whole => (1, 1),
+        Wish::Chain => (2, MAX_HOPS),
+    };
+    let limits = Limits { blocks: request.blocks, min_hops, max_hops, exact };
+    let kinds: BTreeSet<Numerics> = candidates.iter().map(Candidate::numerics).collect();
+    let mut found = Vec::new();
+    for numerics in kinds {
+        let alike: Vec<_> =
+            candidates.iter().copied().filter(|host| host.numerics() == numerics).collect();
+        let ways = search(&alike, limits).into_iter();
+        found.extend(ways.map(|way| (way.cost, chain(&alike, &way, request.blocks, numerics))));
+    }
+    choose(found)
+}
+
+/// Of ways through: the fewest hops that are not too slow; of these the cheapest.
+fn choose(found: Vec<(u64, Chain)>) -> Option<Chain> {
+    let cheapest = found.iter().map(|(cost, _)| *cost).min()?;
+    let (more, than) = PATIENCE;
+    let bearable = u128::from(cheapest) * u128::from(more);
+    found
+        .into_iter()
+        .filter(|(cost, _)| u128::from(*cost) * u128::from(than) <= bearable)
+        .min_by_key(|(cost, chain)| (chain.hops().len(), *cost))
+        .map(|(_, chain)| chain)
+}
+
+fn chain(candidates: &[Candidate<'_>], way: &Found, blocks: u32, numerics: Numerics) -> Chain {
+    let mut entry = 0;
+    let mut hops = Vec::with_capacity(way.path.len());
+    for index in &way.path {
+        let hop: Hop = candidates[*index].hop(entry, blocks);
+        entry = hop.span.blocks().end;
+        hops.push(hop);
+    }
+    Chain::new(blocks, numerics, hops).expect("a search keeps the chain's rules")
+}
+
+fn ranges(missing: &[[u32; 2]]) -> String {
+    let texts: Vec<_> = missing.iter().map(|[first, last]| format!("{first}-{last}")).collect();
+    texts.join(", ")
+}
+
+/// A number that differs per seed and host (FNV-1a): a coin, not a secret.
+fn mixed(seed: u64, host: &PeerId) -> u64 {
+    let bytes = seed.to_le_bytes().into_iter().chain(*host.public_key());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
