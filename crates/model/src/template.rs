@@ -1,0 +1,314 @@
+//! Chat templates: messages become the text that the model was trained to continue.
+//!
+//! A template is a program by whoever made the model, and on a client it comes from a host: so its
+//! length, its steps, its memory and its output have limits, and it reaches nothing but what
+//! [`Prompt`] holds.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Kwargs;
+use minijinja::{Environment, Error, ErrorKind, State, Value, context};
+use serde::Serialize;
+use taimatsu_protocol::UnixSeconds;
+
+mod strftime;
+
+/// The longest template, in bytes.
+pub const MAX_TEMPLATE: usize = 256 << 10;
+
+/// The longest rendered prompt, in bytes: a million tokens, and then some.
+pub const MAX_RENDERED: usize = 8 << 20;
+
+/// A chat template that compiles.
+#[derive(Debug, Clone)]
+pub struct Template {
+    source: Arc<str>,
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, or what the template knows besides.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+/// What a template may read.
+#[derive(Debug, Clone, Copy)]
+pub struct Prompt<'a> {
+    /// The conversation so far.
+    pub messages: &'a [Message],
+    /// Whether the prompt ends where the assistant begins to speak.
+    pub add_generation_prompt: bool,
+    /// The name of the token that begins a text; empty if there is none.
+    pub bos: &'a str,
+    /// The name of the token that ends a text; empty if there is none.
+    pub eos: &'a str,
+    /// The time that the template may write into the prompt.
+    pub now: UnixSeconds,
+}
+
+/// Why a template gives no prompt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// The template itself is too long.
+    #[error("chat template of {0} bytes is over the limit of {MAX_TEMPLATE}")]
+    TooLong(usize),
+    /// Not text.
+    #[error("chat template is not UTF-8")]
+    Text,
+    /// Not a template.
+    #[error("chat template does not compile: {0}")]
+    Syntax(String),
+    /// It ran into its limit of steps and memory.
+    #[error("chat template takes too many steps for these messages")]
+    Steps,
+    /// It wrote more than a prompt can be.
+    #[error("chat template gives more than {MAX_RENDERED} bytes for these messages")]
+    Output,
+    /// It refused the messages (`raise_exception`), or failed on them.
+    #[error("chat template does not take these messages: {0}")]
+    Refused(String),
+}
+
+impl Template {
+    /// A template from its source.
+    ///
+    /// # Errors
+    /// Too long, or it does not compile.
+    pub fn new(source: &str) -> Result<Self, TemplateError> {
+        if source.len() > MAX_TEMPLATE {
+            return Err(TemplateError::TooLong(source.len()));
+        }
+        let template = Self { source: source.into() };
+        template.environment(0)?;
+        Ok(template)
+    }
+
+    /// A template from a blob that somebody sent.
+    ///
+    /// # Errors
+    /// Not text, too long, or it does not compile.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, TemplateError> {
+        if bytes.len() > MAX_TEMPLATE {
+            return Err(TemplateError::TooLong(bytes.len()));
+        }
+        Self::new(std::str::from_utf8(bytes).map_err(|_| TemplateError::Text)?)
+    }
+
+    /// The source.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The text of a prompt.
+    ///
+    /// # Errors
+    /// The template refuses the messages, or runs into a limit.
+    pub fn render(&self, prompt: &Prompt<'_>) -> Result<String, TemplateError> {
+        let bytes: usize = prompt.messages.iter().map(|message| message.content.len()).sum();
+        let env = self.environment(bytes)?;
+        let template = env.get_template(NAME).map_err(syntax)?;
+        let messages = prompt.messages.iter().map(|message| {
+            let parts = [("role", &message.role), ("content", &message.content)];
+            Value::from_pairs(parts.map(|(name, text)| (name, text.as_str())))
+        });
+        let messages: Vec<Value> = messages.collect();
+        let now = prompt.now;
+        let context = context! {
+            messages => messages,
+            add_generation_prompt => prompt.add_generation_prompt,
+            bos_token => prompt.bos,
+            eos_token => prompt.eos,
+            strftime_now => Value::from_function(move |format: String| strftime::utc(now, &format)),
+        };
+        let mut output = Limited::default();
+        match template.render_captured_to(context, &mut output) {
+            Ok(_) => {}
+            Err(_) if output.full => return Err(TemplateError::Output),
+            Err(error) => return Err(failure(&error)),
+        }
+        String::from_utf8(output.bytes).map_err(|_| TemplateError::Text)
+    }
+
+    fn environment(&self, bytes: usize) -> Result<Environment<'_>, TemplateError> {
+        let mut env = Environment::new();
+        let blocks = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        env.set_syntax(blocks.map_err(syntax)?);
+        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_fuel(Some(FUEL + bytes as u64));
+        env.add_filter("tojson", tojson);
+        env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        env.add_template(NAME, &self.source).map_err(syntax)?;
+        Ok(env)
+    }
+}
+
+fn syntax(error: Error) -> TemplateError {
+    TemplateError::Syntax(error.to_string())
+}
+
+fn failure(error: &Error) -> TemplateError {
+    match error.kind() {
+        ErrorKind::OutOfFuel => TemplateError::Steps,
+        _ => {
+            let detail = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+            TemplateError::Refused(detail.chars().take(400).collect())
+        }
+    }
+}
+
+/// As Python's `json.dumps(ensure_ascii=False)`, which templates are written for: minijinja's own
+/// filter escapes for HTML.
+fn tojson(state: &State<'_, '_>, value: &Value, kwargs: Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = kwargs.get("indent")?;
+    // Python's other arguments change nothing here.
+    let _: (Option<bool>, Option<bool>) = (kwargs.get("ensure_ascii")?, kwargs.get("sort_keys")?);
+    kwargs.assert_all_used()?;
+    let mut output = Limited::default();
+    let written = match indent {
+        Some(width) => {
+            let spaces = " ".repeat(width.min(16));
+            let pretty = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut output, pretty))
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut output, Spaced)),
+    };
+    // A value that holds itself many times is small, and long when written.
+    state.consume_fuel(output.bytes.len() as u64)?;
+    written.map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    String::from_utf8(output.bytes)
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+}
+
+/// Python's separators: a space behind `,` and `:`.
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, to: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { to.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, to: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { to.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, to: &mut W) -> io::Result<()> {
+        to.write_all(b": ")
+    }
+}
+
+/// Takes [`MAX_RENDERED`] bytes and no more.
+#[derive(Default)]
+struct Limited {
+    bytes: Vec<u8>,
+    full: bool,
+}
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > MAX_RENDERED {
+            self.full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+const NAME: &str = "chat";
+
+/// Steps of a rendering, besides one for each byte of the messages; a step pays for 64 bytes too,
+/// so this is 32 MB. Real templates take a few thousand.
+const FUEL: u64 = 500_000;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn said(role: &str, content: &str) -> Message {
+        Message { role: role.into(), content: content.into() }
+    }
+
+    fn render(source: &str, messages: &[Message]) -> Result<String, TemplateError> {
+        let prompt = Prompt {
+            messages,
+            add_generation_prompt: true,
+            bos: "<s>",
+            eos: "</s>",
+            now: UnixSeconds(1_732_406_400),
+        };
+        Template::new(source)?.render(&prompt)
+    }
+
+    #[test]
+    fn messages_become_text() {
+        let source = "{{ bos_token }}{% for m in messages %}\n  {% if m.role == 'user' %}\n\
+                      [{{ m['content'].strip() | tojson }}]\n  {% endif %}\n{% endfor %}\
+                      {{ strftime_now('%d %b %Y') }}";
+        let text = render(source, &[said("user", " <a> & \"b\" é "), said("x", "y")]).unwrap();
+        assert_eq!(text, "<s>[\"<a> & \\\"b\\\" é\"]\n24 Nov 2024");
+    }
+
+    #[test]
+    fn json_is_pythons() {
+        let text = render("{{ {'a': [1, 'x<y']} | tojson }}", &[]).unwrap();
+        assert_eq!(text, r#"{"a": [1, "x<y"]}"#);
+    }
+
+    #[test]
+    fn a_refusal_gives_the_templates_words() {
+        let error = render("{{ raise_exception('roles must alternate') }}", &[]).unwrap_err();
+        assert_eq!(error, TemplateError::Refused("roles must alternate".into()));
+    }
+
+    #[test]
+    fn a_template_that_never_ends_is_stopped() {
+        let endless =
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+        assert_eq!(render(endless, &[]), Err(TemplateError::Steps));
+        let growing = "{% set ns = namespace(t='0123456789') %}\
+                       {% for a in range(60) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}";
+        assert_eq!(render(growing, &[]), Err(TemplateError::Steps));
+        let nested = "{% set ns = namespace(t=[]) %}\
+                      {% for a in range(60) %}{% set ns.t = [ns.t, ns.t] %}{% endfor %}\
+                      {{ ns.t | tojson }}";
+        assert!(render(nested, &[]).is_err());
+    }
+
+    #[test]
+    fn too_much_text_is_stopped() {
+        let loud = "{% for a in range(900) %}{{ messages[0].content }}{% endfor %}";
+        let message = said("user", &"x".repeat(10_000));
+        assert_eq!(render(loud, &[message]), Err(TemplateError::Output));
+        let long = " ".repeat(MAX_TEMPLATE + 1);
+        assert_eq!(render(&long, &[]), Err(TemplateError::TooLong(MAX_TEMPLATE + 1)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_template_renders_or_is_refused(
+            source in proptest::collection::vec(prop_oneof![
+                prop::sample::select(vec![
+                    "{{", "}}", "{%", "%}", "for ", " in ", "messages", "set ", "if ", "endif", "endfor",
+                    "|tojson", "*", "~", "[", "]", "range(9)", "9", "-",
+                ]).prop_map(str::to_owned),
+                "\\PC{0,4}",
+            ], 0..20).prop_map(|parts| parts.concat()),
+        ) {
+            let _ = render(&source, &[said("user", "hello")]);
+        }
+    }
+}
