@@ -3,7 +3,11 @@
 mod support;
 
 use support::Model;
-use taimatsu_executor::{ExecutorError, Input, KvId, LayerExecutor, Want, Work};
+use taimatsu_executor::{
+    CpuExecutor, ExecutorError, ExecutorLimits, Input, KvId, LayerExecutor, Want, Work,
+};
+use taimatsu_model::{Hyper, Manifest, TensorEntry};
+use taimatsu_protocol::Span;
 
 #[test]
 fn misuse_is_named_and_leaves_the_kv_alone() {
@@ -78,6 +82,38 @@ fn kv_is_counted_when_it_is_opened_and_freed_when_it_is_closed() {
     let most = executor.shape().context_length;
     let beyond = executor.open(most + 1);
     assert_eq!(beyond, Err(ExecutorError::ContextFull { asked: most + 1, most }));
+}
+
+#[test]
+fn models_that_would_come_out_wrong_are_refused_by_name() {
+    let refused = |change: &dyn Fn(&mut Manifest)| {
+        let Model { file, mut manifest } = Model::tiny("llama.q4_1.gguf");
+        change(&mut manifest);
+        let span = Span::whole(manifest.blocks).unwrap();
+        let limits = ExecutorLimits { kv_positions: 1, threads: 1 };
+        CpuExecutor::load(&file, &manifest, span, limits).err()
+    };
+    assert_eq!(refused(&|_| {}), None);
+    let other = ExecutorError::UnsupportedArchitecture("qwen2".into());
+    assert_eq!(refused(&|manifest| manifest.architecture = "qwen2".into()), Some(other));
+    for name in ["rope.scaling.factor", "expert_count", "logit_scale"] {
+        let value = (name.to_owned(), Hyper::Integer(4));
+        let change =
+            |manifest: &mut Manifest| manifest.extra = vec![value.clone()].try_into().unwrap();
+        assert_eq!(refused(&change), Some(ExecutorError::UnsupportedFeature(name.into())));
+    }
+    let change = |manifest: &mut Manifest| {
+        let mut tensors = manifest.tensors.to_vec();
+        let bias = TensorEntry { name: "blk.3.attn_q.bias".into(), ..tensors[0].clone() };
+        tensors.push(bias);
+        manifest.tensors = tensors.try_into().unwrap();
+    };
+    let bias = ExecutorError::UnsupportedFeature("blk.3.attn_q.bias".into());
+    assert_eq!(refused(&change), Some(bias));
+    let wider = refused(&|manifest| manifest.feed_forward += 32);
+    assert!(matches!(wider, Some(ExecutorError::BadTensor { .. })), "{wider:?}");
+    let longer = refused(&|manifest| manifest.blocks += 1);
+    assert_eq!(longer, Some(ExecutorError::MissingTensor("blk.4.attn_norm.weight".into())));
 }
 
 fn tokens(kv: KvId, start: u32, ids: &[u32], want: Want) -> Work<'_> {

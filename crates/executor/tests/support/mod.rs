@@ -1,5 +1,5 @@
 //! Models, llama.cpp's answers, and chains of executors over them.
-#![allow(dead_code, reason = "each test crate uses its part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "for tests; each uses its part")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use serde::Deserialize;
 use taimatsu_executor::{
     CpuExecutor, ExecutorLimits, Input, KvId, LayerExecutor, Output, Want, Work,
 };
-use taimatsu_model::{GgufFile, Manifest};
+use taimatsu_model::catalogue::SMOLLM2_135M;
+use taimatsu_model::{GgufFile, Manifest, Store, pull, store};
 use taimatsu_protocol::Span;
 
 /// A model file and what it says of itself.
@@ -78,7 +79,10 @@ impl Model {
 
     /// The real model, pulled once if it is not stored.
     pub(crate) fn smollm() -> Self {
-        Self::open(std::path::Path::new("/tmp/warm/model.gguf"))
+        let dir = store::dir_from_environment().expect("a home directory");
+        let model = pull::ensure(&Store::open(&dir).unwrap(), &SMOLLM2_135M).unwrap();
+        let file = Arc::new(GgufFile::open(&model.path).unwrap());
+        Self { file, manifest: model.manifest }
     }
 
     /// A chain of executors, each with `threads` threads and room for `positions`.
