@@ -16,18 +16,20 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use taimatsu_protocol::{Digest, ModelId};
+use taimatsu_protocol::ModelId;
 
-use crate::gguf::{GgufError, GgufFile};
-use crate::manifest::{MAX_MANIFEST, Manifest, ManifestError, TEMPLATE_KEY};
+use crate::gguf::GgufFile;
+use crate::manifest::{MAX_MANIFEST, Manifest, TEMPLATE_KEY};
 use crate::template::MAX_TEMPLATE;
 use crate::tokenizer::{MAX_TOKENIZER, TokenizerSpec};
 
 mod blobs;
+mod error;
 mod files;
 mod index;
 mod place;
 
+pub use error::StoreError;
 pub(crate) use files::{Scratch, file_error, write_hashed};
 pub use index::{Listed, Names};
 pub use place::{default_dir, dir_from_environment};
@@ -67,83 +69,6 @@ pub struct StoredModel {
     pub tokenizer_blob: Bytes,
     /// The chat template's bytes.
     pub template_blob: Option<Bytes>,
-}
-
-/// Why the store does not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The disk or the folder refuses.
-    #[error("cannot {doing} {}", path.display())]
-    File {
-        /// What was tried.
-        doing: &'static str,
-        /// With which file or folder.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// Too little room.
-    #[error("not enough space in {}: {needed} bytes needed, {free} free", dir.display())]
-    NoSpace {
-        /// The store's folder.
-        dir: PathBuf,
-        /// Bytes that the whole operation takes.
-        needed: u64,
-        /// Bytes free.
-        free: u64,
-    },
-    /// The store can only be read.
-    #[error("the model store {} is read-only", .0.display())]
-    ReadOnly(PathBuf),
-    /// No such model here.
-    #[error("no model `{0}` in the store, and no such file; see `ls`, or `pull` or `import` it")]
-    Unknown(String),
-    /// Not a name.
-    #[error(
-        "`{0}` is not a name for a model: use a-z, 0-9, `.`, `_`, `-`, and one `:` before a tag"
-    )]
-    BadName(String),
-    /// The name stands for another model.
-    #[error("the name `{0}` already stands for another model; choose another, or remove that one")]
-    NameTaken(String),
-    /// The file is no model.
-    #[error("{} is not a usable model file", path.display())]
-    Gguf {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: GgufError,
-    },
-    /// The file has no manifest.
-    #[error("{} is not a usable model file", path.display())]
-    Manifest {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: ManifestError,
-    },
-    /// A blob whose bytes are not those of its name.
-    #[error("the blob {expected} has the digest {actual}")]
-    Digest {
-        /// The digest asked for.
-        expected: Digest,
-        /// The digest of the bytes.
-        actual: Digest,
-    },
-    /// A blob longer than any manifest, tokenizer or template.
-    #[error("blob of {0} bytes is over the limit of {MAX_BLOB}")]
-    BlobTooLong(u64),
-    /// `models.json` is broken.
-    #[error("{} is not readable; move it away, then import the models again", path.display())]
-    Index {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
-    /// An id that is none.
-    #[error(transparent)]
-    Id(#[from] taimatsu_protocol::ids::ParseIdError),
 }
 
 impl Store {

@@ -30,7 +30,7 @@ impl Store {
         Ok((Digest::of(&bytes) == digest).then(|| bytes.into()))
     }
 
-    /// Keeps a blob that a host sent. Beyond [`MAX_CACHE`] in all, the oldest go that belong to no
+    /// Keeps a blob that a host sent. Beyond 256 MB in all, the oldest go that belong to no
     /// model of the store.
     ///
     /// # Errors

@@ -87,7 +87,14 @@ pub(crate) fn write_hashed(
 /// Replaces a file by one with these bytes.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let folder = path.parent().expect("every file of the store lies in a folder");
-    let mut file = tempfile::Builder::new()
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        // As any other file: a store may be shared with other users, who read it.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o644));
+    }
+    let mut file = builder
         .prefix(UNFINISHED)
         .tempfile_in(folder)
         .map_err(file_error("make a file in", folder))?;

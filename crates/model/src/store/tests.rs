@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use taimatsu_protocol::Digest;
+
 use super::*;
 
 fn tiny(name: &str) -> PathBuf {

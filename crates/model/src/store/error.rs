@@ -1,0 +1,86 @@
+//! What can go wrong with a store.
+
+use std::path::PathBuf;
+
+use taimatsu_protocol::Digest;
+
+use super::MAX_BLOB;
+use crate::gguf::GgufError;
+use crate::manifest::ManifestError;
+
+/// Why the store does not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk or the folder refuses.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// With which file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Too little room.
+    #[error("not enough space in {}: {needed} bytes needed, {free} free", dir.display())]
+    NoSpace {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Bytes that the whole operation takes.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// The store can only be read.
+    #[error("the model store {} is read-only", .0.display())]
+    ReadOnly(PathBuf),
+    /// No such model here.
+    #[error("no model `{0}` in the store, and no such file; see `ls`, or `pull` or `import` it")]
+    Unknown(String),
+    /// Not a name.
+    #[error(
+        "`{0}` is not a name for a model: use a-z, 0-9, `.`, `_`, `-`, and one `:` before a tag"
+    )]
+    BadName(String),
+    /// The name stands for another model.
+    #[error("the name `{0}` already stands for another model; choose another, or remove that one")]
+    NameTaken(String),
+    /// The file is no model.
+    #[error("{} is not a usable model file", path.display())]
+    Gguf {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: GgufError,
+    },
+    /// The file has no manifest.
+    #[error("{} is not a usable model file", path.display())]
+    Manifest {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// A blob whose bytes are not those of its name.
+    #[error("the blob {expected} has the digest {actual}")]
+    Digest {
+        /// The digest asked for.
+        expected: Digest,
+        /// The digest of the bytes.
+        actual: Digest,
+    },
+    /// A blob longer than any manifest, tokenizer or template.
+    #[error("blob of {0} bytes is over the limit of {MAX_BLOB}")]
+    BlobTooLong(u64),
+    /// `models.json` is broken.
+    #[error("{} is not readable; move it away, then import the models again", path.display())]
+    Index {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// An id that is none.
+    #[error(transparent)]
+    Id(#[from] taimatsu_protocol::ids::ParseIdError),
+}
