@@ -1,7 +1,7 @@
 //! Who hosts what becomes the best chain.
 //!
 //! A [`HostTable`] holds what hosts have said of themselves, signed, and forgets it in time. From
-//! it [`plan`] makes a [`Chain`]: hosts in order whose spans are the whole model, exactly. Few
+//! it [`plan()`] makes a [`Chain`]: hosts in order whose spans are the whole model, exactly. Few
 //! hops are worth more than fast hosts, because each hop is one more leg of every lap; and a chain
 //! that does not fit together cannot be made, by [`Chain::new`] or otherwise.
 //!

@@ -79,12 +79,17 @@ pub fn plan(table: &HostTable, request: &Request, now: Moment) -> Result<Chain, 
     let with_room: Vec<_> = candidates.iter().copied().filter(Candidate::has_room).collect();
     let trusted = |candidate: &Candidate<'_>| !table.is_suspended(&candidate.host(), now);
     let preferred: Vec<_> = with_room.iter().copied().filter(trusted).collect();
-    best(&preferred, request).or_else(|| best(&with_room, request)).ok_or_else(|| {
-        match best(&candidates, request) {
-            Some(_) => PlanError::NoCapacity,
-            None => PlanError::NoSuchRoute,
-        }
-    })
+    if let Some(chain) = best(&preferred, request) {
+        return Ok(chain);
+    }
+    // The same hosts again would give the same answer.
+    if with_room.len() > preferred.len()
+        && let Some(chain) = best(&with_room, request)
+    {
+        return Ok(chain);
+    }
+    let full = candidates.len() > with_room.len() && best(&candidates, request).is_some();
+    Err(if full { PlanError::NoCapacity } else { PlanError::NoSuchRoute })
 }
 
 /// The best chain of these hosts: with spans as announced, otherwise entering some midway.

@@ -44,4 +44,4 @@ pub const KEPT_PER_END: usize = 16;
 
 /// Extensions of part-chains tried in one search. Chains of few hops are found first, so a table
 /// made to be hard to search costs the long ones.
-pub const MAX_EXTENSIONS: usize = 400_000;
+pub const MAX_EXTENSIONS: usize = 150_000;

@@ -1,0 +1,213 @@
+//! What a peer is told, and what it says.
+
+use taimatsu_protocol::opening::{Prekey, Refusal};
+use taimatsu_protocol::signed::Verified;
+use taimatsu_protocol::{
+    Announcement, ModelId, Numerics, PeerId, SessionId, Span, SwarmId, UnixSeconds,
+};
+use taimatsu_routing::{Chain, PlanError, Wish};
+
+/// What a peer is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// This node.
+    pub me: PeerId,
+    /// Its swarm.
+    pub swarm: SwarmId,
+    /// The first announcement's sequence. Unix time in milliseconds at the start serves: it
+    /// exceeds whatever an earlier run reached, at less than a thousand announcements a second.
+    pub sequence: u64,
+    /// Sessions that the owner lets run at once.
+    pub max_sessions: usize,
+    /// Decides between hosts that are equally good; any random number.
+    pub seed: u64,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// An announcement came from anybody; its signature holds. Of another swarm, not in force, or
+    /// of this node: ignored and counted.
+    Announced(Box<Verified<Announcement>>),
+    /// What [`Output::Announce`] asked for is signed: it is given to whoever queries.
+    Signed(Box<Verified<Announcement>>),
+    /// This node hosts a span from now on, or hosts it differently.
+    Hosting(Hosting),
+    /// It does not any more.
+    Unhosting {
+        /// Of which model.
+        model: ModelId,
+        /// Which span.
+        span: Span,
+    },
+    /// How a hosted span is doing.
+    Load(Load),
+    /// A round trip to a peer was measured.
+    Rtt {
+        /// To whom.
+        peer: PeerId,
+        /// In microseconds.
+        micros: u32,
+    },
+    /// The prekey to announce from now on.
+    Prekey(Prekey),
+    /// Somebody at this node wants an inference. Answered exactly once, by [`Output::Routed`] or
+    /// [`Output::Unroutable`] with its id.
+    Ask(Ask),
+    /// A host that was routed to failed or refused: it is passed over for a while.
+    HostFailed {
+        /// Which.
+        host: PeerId,
+    },
+    /// The lookup that was asked for is over, and what it found was handed in.
+    LookupDone {
+        /// Of which model.
+        model: ModelId,
+    },
+    /// A client opens a session here. Answered exactly once, by [`Output::Admit`] or
+    /// [`Output::Refuse`] with its id.
+    Opening(OpeningSummary),
+    /// An admitted session is over, or did not begin.
+    SessionEnded {
+        /// Which.
+        session: SessionId,
+    },
+    /// The node is leaving: it serves nobody new, and says so.
+    Drain,
+}
+
+/// A span that this node hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hosting {
+    /// Of which model.
+    pub model: ModelId,
+    /// How many blocks that model has.
+    pub blocks: u32,
+    /// Which of them are hosted.
+    pub span: Span,
+    /// What it is computed with.
+    pub numerics: Numerics,
+    /// Positions that one session may have.
+    pub context: u32,
+    /// Positions of KV in all, free as yet.
+    pub free_positions: u32,
+}
+
+/// How a hosted span is doing, as its executor measured it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Of which model.
+    pub model: ModelId,
+    /// Which span.
+    pub span: Span,
+    /// Positions of KV that are free.
+    pub free_positions: u32,
+    /// Microseconds for one position in decode; 0 before the first.
+    pub decode_micros: u32,
+    /// Positions per second in prefill; 0 before the first.
+    pub prefill_rate: u32,
+}
+
+/// An inference that wants hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// The asker's own number for it.
+    pub id: u64,
+    /// Which model.
+    pub model: ModelId,
+    /// Its number of blocks, from its manifest.
+    pub blocks: u32,
+    /// How it may be spread.
+    pub wish: Wish,
+    /// Positions, prompt and answer.
+    pub positions: u32,
+}
+
+/// What an opening asks of this host, once it is decrypted and consistent in itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpeningSummary {
+    /// The caller's own number for it.
+    pub id: u64,
+    /// The session.
+    pub session: SessionId,
+    /// Which model.
+    pub model: ModelId,
+    /// What of it this host would compute.
+    pub span: Span,
+    /// The arithmetic that the chain computes with.
+    pub numerics: Numerics,
+    /// Positions that may be used in all.
+    pub positions: u32,
+    /// Tokens of the prompt.
+    pub prompt_len: u32,
+    /// Until when openings to its prekey are accepted here, any grace after the prekey's
+    /// `not_after` included: the session is remembered against replay for as long.
+    pub accepted_until: UnixSeconds,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Sign this, publish it, and hand it back as [`Input::Signed`].
+    Announce(Box<Announcement>),
+    /// Ask the swarm who hosts this model, hand in what comes as [`Input::Announced`], and say
+    /// [`Input::LookupDone`].
+    Lookup {
+        /// Which model.
+        model: ModelId,
+    },
+    /// Run the inference on this chain.
+    Routed {
+        /// The ask's id.
+        id: u64,
+        /// Where.
+        chain: Chain,
+    },
+    /// It cannot be run.
+    Unroutable {
+        /// The ask's id.
+        id: u64,
+        /// Why.
+        error: RouteError,
+    },
+    /// Serve the session. It counts as running until [`Input::SessionEnded`].
+    Admit {
+        /// The opening's id.
+        id: u64,
+    },
+    /// Do not.
+    Refuse {
+        /// The opening's id.
+        id: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// Why an ask has no route.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// There is none.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Too many asks wait already.
+    #[error("too many requests wait for hosts to be found; try again soon")]
+    Busy,
+}
+
+/// Inputs that were not taken in, by reason, counted from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ignored {
+    /// Announcements of another swarm.
+    pub other_swarm: u64,
+    /// Announcements that expired, or claim to live too long.
+    pub not_in_force: u64,
+    /// Announcements in this node's name that came from elsewhere.
+    pub own: u64,
+    /// Spans that do not fit their model.
+    pub malformed: u64,
+    /// Announcements that are not news.
+    pub stale: u64,
+    /// Announcements, or hosted spans, for which there is no room.
+    pub full: u64,
+}

@@ -1,0 +1,223 @@
+//! The machine that joins table, asks, hosting and admission.
+
+use std::collections::VecDeque;
+
+use taimatsu_protocol::signed::{SignedBytes, Verified};
+use taimatsu_protocol::{Announcement, ModelId, Moment, Span, UnixSeconds};
+use taimatsu_routing::policy::{MAX_ANSWERED, SUSPENSION};
+use taimatsu_routing::{HostTable, Inserted};
+
+use crate::admission::Admission;
+use crate::asks::Asks;
+use crate::hosting::HostedSpans;
+use crate::io::{Config, Hosting, Ignored, Input, OpeningSummary, Output};
+use crate::voice::{Scene, Voice};
+
+/// A node's judgement. See the crate's page for the call order.
+///
+/// Outputs are taken after every input, so their queue is as long as one input makes it: at most
+/// an answer per waiting ask and an announcement per hosted span.
+#[derive(Debug)]
+pub struct Peer {
+    config: Config,
+    table: HostTable,
+    asks: Asks,
+    hosted: HostedSpans,
+    admission: Admission,
+    voice: Voice,
+    ignored: Ignored,
+    outputs: VecDeque<Output>,
+}
+
+impl Peer {
+    /// A peer that knows nobody and hosts nothing.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            table: HostTable::new(),
+            asks: Asks::new(config.me, config.seed),
+            hosted: HostedSpans::default(),
+            admission: Admission::new(config.max_sessions),
+            voice: Voice::new(config),
+            ignored: Ignored::default(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes an event in.
+    pub fn handle(&mut self, now: Moment, wall: UnixSeconds, input: Input) {
+        self.table.expire(now, wall);
+        match input {
+            Input::Announced(verified) => self.announced(wall, *verified),
+            Input::Signed(verified) => {
+                if !self.hosted.signed(*verified) {
+                    self.ignored.stale += 1;
+                }
+            }
+            Input::Hosting(hosting) => self.host(hosting),
+            Input::Unhosting { model, span } => self.unhost(now, wall, model, span),
+            Input::Load(load) => self.hosted.load(&load),
+            Input::Rtt { peer, micros } => self.table.measured(peer, micros),
+            Input::Prekey(prekey) => {
+                self.voice.set_prekey(prekey);
+                self.hosted.terms_changed();
+            }
+            Input::Ask(ask) => self.asks.ask(now, &self.table, ask, &mut self.outputs),
+            Input::HostFailed { host } => self.table.suspend(host, now + SUSPENSION),
+            Input::LookupDone { model } => {
+                self.asks.looked_up(now, &self.table, model, &mut self.outputs);
+            }
+            Input::Opening(opening) => self.open(wall, &opening),
+            Input::SessionEnded { session } => {
+                if self.admission.ended(&mut self.hosted, &session) {
+                    self.hosted.load_changed();
+                }
+            }
+            Input::Drain => {
+                if !self.admission.is_draining() {
+                    self.admission.drain();
+                    self.hosted.terms_changed();
+                }
+            }
+        }
+        self.catch_up(now, wall);
+    }
+
+    /// The next thing to do, until there is none.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`], if nothing happens before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        let due = self.hosted.due(self.admission.is_draining());
+        let announcement = due.filter(|_| self.voice.can_speak());
+        self.asks.poll_timeout().into_iter().chain(announcement).min()
+    }
+
+    /// The moment of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Moment, wall: UnixSeconds) {
+        self.table.expire(now, wall);
+        self.catch_up(now, wall);
+    }
+
+    /// What hosts have announced.
+    #[must_use]
+    pub const fn table(&self) -> &HostTable {
+        &self.table
+    }
+
+    /// What this node hosts.
+    pub fn hosting(&self) -> impl Iterator<Item = &Hosting> {
+        self.hosted.all()
+    }
+
+    /// This node's own announcements in force, signed.
+    pub fn own_announcements(&self, wall: UnixSeconds) -> impl Iterator<Item = &SignedBytes> {
+        self.own(wall).map(Verified::wire)
+    }
+
+    /// The answer to a query for announcements, of one model or of all: this node's own first, at
+    /// most [`MAX_ANSWERED`].
+    #[must_use]
+    pub fn answer(&self, model: Option<ModelId>, wall: UnixSeconds) -> Vec<SignedBytes> {
+        let asked = |held: &&Verified<Announcement>| model.is_none_or(|m| m == held.record().model);
+        let own = self.own(wall).filter(asked).map(|held| held.wire().clone());
+        own.chain(self.table.all(model)).take(MAX_ANSWERED).collect()
+    }
+
+    /// Sessions admitted and not ended.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.admission.running()
+    }
+
+    /// Sessions remembered against replay.
+    #[must_use]
+    pub fn remembered_sessions(&self) -> usize {
+        self.admission.remembered()
+    }
+
+    /// Asks that wait for a lookup.
+    #[must_use]
+    pub fn waiting_asks(&self) -> usize {
+        self.asks.waiting()
+    }
+
+    /// What was not taken in.
+    #[must_use]
+    pub const fn ignored(&self) -> Ignored {
+        self.ignored
+    }
+
+    /// Whether the node is leaving.
+    #[must_use]
+    pub const fn is_draining(&self) -> bool {
+        self.admission.is_draining()
+    }
+
+    fn own(&self, wall: UnixSeconds) -> impl Iterator<Item = &Verified<Announcement>> {
+        self.hosted.announcements().filter(move |held| held.record().in_force(wall))
+    }
+
+    fn announced(&mut self, wall: UnixSeconds, verified: Verified<Announcement>) {
+        let record = verified.record();
+        if record.swarm != self.config.swarm {
+            self.ignored.other_swarm += 1;
+            return;
+        }
+        if record.host == self.config.me {
+            self.ignored.own += 1;
+            return;
+        }
+        match self.table.insert(verified, wall) {
+            Inserted::New | Inserted::Newer => {}
+            Inserted::Stale => self.ignored.stale += 1,
+            Inserted::NotInForce => self.ignored.not_in_force += 1,
+            Inserted::Malformed => self.ignored.malformed += 1,
+            Inserted::Full => self.ignored.full += 1,
+        }
+    }
+
+    fn host(&mut self, hosting: Hosting) {
+        let Hosting { span, blocks, .. } = hosting;
+        if Span::new(span.blocks(), blocks) != Ok(span) {
+            self.ignored.malformed += 1;
+        } else if !self.hosted.host(hosting) {
+            self.ignored.full += 1;
+        }
+    }
+
+    fn unhost(&mut self, now: Moment, wall: UnixSeconds, model: ModelId, span: Span) {
+        let Some(mut hosted) = self.hosted.unhost(model, span) else { return };
+        if hosted.was_announced() {
+            let sessions = self.admission.running();
+            let scene = Scene { now, wall, sessions, table: &self.table, draining: true };
+            self.outputs.extend(self.voice.announce(&scene, &mut hosted));
+        }
+    }
+
+    fn open(&mut self, wall: UnixSeconds, opening: &OpeningSummary) {
+        let id = opening.id;
+        self.outputs.push_back(match self.admission.admit(wall, &mut self.hosted, opening) {
+            Ok(()) => {
+                self.hosted.load_changed();
+                Output::Admit { id }
+            }
+            Err(refusal) => Output::Refuse { id, refusal },
+        });
+    }
+
+    /// What has become due: answers to asks that waited long enough, and announcements.
+    fn catch_up(&mut self, now: Moment, wall: UnixSeconds) {
+        self.asks.answer_late(now, &self.table, &mut self.outputs);
+        let draining = self.admission.is_draining();
+        let sessions = self.admission.running();
+        let scene = Scene { now, wall, sessions, table: &self.table, draining };
+        for hosted in self.hosted.due_by(now, draining) {
+            self.outputs.extend(self.voice.announce(&scene, hosted));
+        }
+    }
+}
