@@ -276,12 +276,30 @@ impl GgufFile {
         let size = data.bytes().len();
         let mut tensors = BTreeMap::new();
         for (name, ty, shape, offset) in infos {
+            if !offset.is_multiple_of(alignment as u64) {
+                return Err(GgufError::Tensor { name, why: "its offset is not aligned" });
+            }
             let info = place(&name, ty, shape, offset, base, size)?;
             if tensors.insert(name.clone(), info).is_some() {
                 return Err(GgufError::Duplicate(name));
             }
         }
+        check_apart(&tensors)?;
         Ok(Self { data, metadata, tensors })
+    }
+}
+
+/// Tensors that share bytes would make a small file as much work as a huge one.
+fn check_apart(tensors: &BTreeMap<String, TensorInfo>) -> Result<(), GgufError> {
+    let mut places: Vec<(usize, usize, &String)> =
+        tensors.iter().map(|(name, info)| (info.start, info.start + info.length, name)).collect();
+    places.sort_unstable();
+    match places.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+        Some(pair) => {
+            let why = "its data overlaps another tensor's";
+            Err(GgufError::Tensor { name: pair[1].2.clone(), why })
+        }
+        None => Ok(()),
     }
 }
 
@@ -341,15 +359,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A tiny valid file: two keys, one tensor.
-    pub(crate) fn sample() -> Vec<u8> {
+    fn sample() -> Vec<u8> {
+        with_tensors(&[("w", 0)])
+    }
+
+    /// A tiny file: three keys, and tensors of 36 bytes at these offsets.
+    fn with_tensors(tensors: &[(&str, u64)]) -> Vec<u8> {
         let mut bytes = b"GGUF".to_vec();
         let text = |bytes: &mut Vec<u8>, text: &str| {
             bytes.extend((text.len() as u64).to_le_bytes());
             bytes.extend(text.as_bytes());
         };
         bytes.extend(3_u32.to_le_bytes());
-        bytes.extend(1_u64.to_le_bytes());
+        bytes.extend((tensors.len() as u64).to_le_bytes());
         bytes.extend(3_u64.to_le_bytes());
         text(&mut bytes, "general.architecture");
         bytes.extend(8_u32.to_le_bytes());
@@ -363,13 +385,16 @@ mod tests {
         bytes.extend(2_u64.to_le_bytes());
         text(&mut bytes, "a");
         text(&mut bytes, "b");
-        text(&mut bytes, "w");
-        bytes.extend(2_u32.to_le_bytes());
-        bytes.extend(32_u64.to_le_bytes());
-        bytes.extend(2_u64.to_le_bytes());
-        bytes.extend(2_u32.to_le_bytes());
-        bytes.extend(0_u64.to_le_bytes());
-        bytes.resize(bytes.len().next_multiple_of(32) + 36, 5);
+        for (name, offset) in tensors {
+            text(&mut bytes, name);
+            bytes.extend(2_u32.to_le_bytes());
+            bytes.extend(32_u64.to_le_bytes());
+            bytes.extend(2_u64.to_le_bytes());
+            bytes.extend(2_u32.to_le_bytes());
+            bytes.extend(offset.to_le_bytes());
+        }
+        let last = tensors.iter().map(|(_, offset)| *offset as usize).max().unwrap_or(0);
+        bytes.resize(bytes.len().next_multiple_of(32) + last + 36, 5);
         bytes
     }
 
@@ -384,6 +409,15 @@ mod tests {
             (tensor.ty, tensor.shape, tensor.bytes.len()),
             (GgmlType::Q4_0, vec![32, 2], 36)
         );
+    }
+
+    #[test]
+    fn tensors_lie_apart_and_aligned() {
+        assert!(GgufFile::from_bytes(with_tensors(&[("b", 64), ("a", 0)])).is_ok());
+        for (second, words) in [(32, "overlaps"), (0, "overlaps"), (65, "aligned")] {
+            let error = GgufFile::from_bytes(with_tensors(&[("a", 0), ("b", second)])).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
     }
 
     #[test]

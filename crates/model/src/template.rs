@@ -1,11 +1,13 @@
 //! Chat templates: messages become the text that the model was trained to continue.
 //!
 //! A template is a program by whoever made the model, and on a client it comes from a host: so its
-//! length, its steps, its memory and its output have limits, and it reaches nothing but what
-//! [`Prompt`] holds.
+//! length, its steps, its memory, its time and its output have limits, and it reaches nothing but
+//! what [`Prompt`] holds.
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
@@ -13,10 +15,12 @@ use minijinja::{Environment, Error, ErrorKind, State, Value, context};
 use serde::Serialize;
 use taimatsu_protocol::UnixSeconds;
 
+mod bounded;
 mod strftime;
 
-/// The longest template, in bytes.
-pub const MAX_TEMPLATE: usize = 256 << 10;
+/// The longest template, in bytes: the longest in use have some thirty thousand. It bounds how deep
+/// an expression can be, so the stack that compiles it too.
+pub const MAX_TEMPLATE: usize = 128 << 10;
 
 /// The longest rendered prompt, in bytes: a million tokens, and then some.
 pub const MAX_RENDERED: usize = 8 << 20;
@@ -25,6 +29,8 @@ pub const MAX_RENDERED: usize = 8 << 20;
 #[derive(Debug, Clone)]
 pub struct Template {
     source: Arc<str>,
+    /// Whether it did not end in time once: then a thread is lost to it, and one is enough.
+    stuck: Arc<AtomicBool>,
 }
 
 /// One message of a conversation.
@@ -66,6 +72,12 @@ pub enum TemplateError {
     /// It ran into its limit of steps and memory.
     #[error("chat template takes too many steps for these messages")]
     Steps,
+    /// It did not end in time, so it is not run again.
+    #[error("chat template does not end; the model is not usable for chats")]
+    Stuck,
+    /// There is no stack for it.
+    #[error("no memory for the thread that chat templates run on")]
+    Stack,
     /// It wrote more than a prompt can be.
     #[error("chat template gives more than {MAX_RENDERED} bytes for these messages")]
     Output,
@@ -83,8 +95,9 @@ impl Template {
         if source.len() > MAX_TEMPLATE {
             return Err(TemplateError::TooLong(source.len()));
         }
-        let template = Self { source: source.into() };
-        template.environment(0)?;
+        let template = Self { source: source.into(), stuck: Arc::default() };
+        let source = Arc::clone(&template.source);
+        bounded::run(TIME, move || environment(&source, 0).map(drop))?;
         Ok(template)
     }
 
@@ -110,9 +123,15 @@ impl Template {
     /// # Errors
     /// The template refuses the messages, or runs into a limit.
     pub fn render(&self, prompt: &Prompt<'_>) -> Result<String, TemplateError> {
+        self.render_within(TIME, prompt)
+    }
+
+    fn render_within(&self, time: Duration, prompt: &Prompt<'_>) -> Result<String, TemplateError> {
+        if self.stuck.load(Ordering::Relaxed) {
+            return Err(TemplateError::Stuck);
+        }
         let bytes: usize = prompt.messages.iter().map(|message| message.content.len()).sum();
-        let env = self.environment(bytes)?;
-        let template = env.get_template(NAME).map_err(syntax)?;
+        let fuel = FUEL + prompt.messages.len() as u64 * FUEL_OF_MESSAGE + bytes as u64 / 4;
         let messages = prompt.messages.iter().map(|message| {
             let parts = [("role", &message.role), ("content", &message.content)];
             Value::from_pairs(parts.map(|(name, text)| (name, text.as_str())))
@@ -126,28 +145,39 @@ impl Template {
             eos_token => prompt.eos,
             strftime_now => Value::from_function(move |format: String| strftime::utc(now, &format)),
         };
-        let mut output = Limited::default();
-        match template.render_captured_to(context, &mut output) {
-            Ok(_) => {}
-            Err(_) if output.full => return Err(TemplateError::Output),
-            Err(error) => return Err(failure(&error)),
+        let source = Arc::clone(&self.source);
+        let rendered = bounded::run(time, move || render(&source, fuel.min(MAX_FUEL), &context));
+        if rendered == Err(TemplateError::Stuck) {
+            self.stuck.store(true, Ordering::Relaxed);
         }
-        String::from_utf8(output.bytes).map_err(|_| TemplateError::Text)
+        rendered
     }
+}
 
-    fn environment(&self, bytes: usize) -> Result<Environment<'_>, TemplateError> {
-        let mut env = Environment::new();
-        let blocks = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        env.set_syntax(blocks.map_err(syntax)?);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        env.set_fuel(Some(FUEL + bytes as u64));
-        env.add_filter("tojson", tojson);
-        env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        env.add_template(NAME, &self.source).map_err(syntax)?;
-        Ok(env)
+fn render(source: &str, fuel: u64, context: &Value) -> Result<String, TemplateError> {
+    let env = environment(source, fuel)?;
+    let template = env.get_template(NAME).map_err(syntax)?;
+    let mut output = Limited::default();
+    match template.render_captured_to(context, &mut output) {
+        Ok(_) => {}
+        Err(_) if output.full => return Err(TemplateError::Output),
+        Err(error) => return Err(failure(&error)),
     }
+    String::from_utf8(output.bytes).map_err(|_| TemplateError::Text)
+}
+
+fn environment(source: &str, fuel: u64) -> Result<Environment<'_>, TemplateError> {
+    let mut env = Environment::new();
+    let blocks = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    env.set_syntax(blocks.map_err(syntax)?);
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_fuel(Some(fuel));
+    env.add_filter("tojson", tojson);
+    env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    env.add_template(NAME, source).map_err(syntax)?;
+    Ok(env)
 }
 
 fn syntax(error: Error) -> TemplateError {
@@ -228,9 +258,18 @@ impl Write for Limited {
 
 const NAME: &str = "chat";
 
-/// Steps of a rendering, besides one for each byte of the messages; a step pays for 64 bytes too,
-/// so this is 32 MB. Real templates take a few thousand.
-const FUEL: u64 = 500_000;
+/// Steps of a rendering, besides those for the messages; a step pays for 64 bytes too. Real
+/// templates take a few thousand.
+const FUEL: u64 = 200_000;
+
+/// More steps for each message, besides one for every four bytes of it.
+const FUEL_OF_MESSAGE: u64 = 500;
+
+/// Most steps: a value nests one deeper with every six or so, which the stack must hold.
+const MAX_FUEL: u64 = 600_000;
+
+/// Real templates take milliseconds.
+const TIME: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -286,6 +325,52 @@ mod tests {
                       {% for a in range(60) %}{% set ns.t = [ns.t, ns.t] %}{% endfor %}\
                       {{ ns.t | tojson }}";
         assert!(render(nested, &[]).is_err());
+    }
+
+    #[test]
+    fn deep_expressions_and_values_end_no_process() {
+        let nested = |step: &str| {
+            format!(
+                "{{% set ns = namespace(t=[0]) %}}{{% for a in range(99999) %}}\
+                 {{% set ns.t = {step} %}}{{% endfor %}}"
+            )
+        };
+        for step in ["[ns.t]", "{'a': ns.t}", "namespace(a=ns.t)", "ns.t|batch(1)"] {
+            assert_eq!(render(&nested(step), &[]), Err(TemplateError::Steps), "{step}");
+        }
+        let long = |part: &str| {
+            let count = (MAX_TEMPLATE - 20) / part.len();
+            format!("{{{{ messages{} }}}}", part.repeat(count))
+        };
+        for part in [".a", "()", "|e", "[0]"] {
+            // Whatever it gives: it was compiled and run, and we are still here.
+            match render(&long(part), &[]) {
+                Ok(_) | Err(TemplateError::Refused(_)) => {}
+                Err(error) => panic!("{part}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_template_that_gets_stuck_is_left_and_not_run_again() {
+        // 2^60 elements to count, after 360 steps.
+        let template = Template::new(
+            "{% set ns = namespace(t=[1]) %}{% if messages %}{% for a in range(60) %}\
+             {% set ns.t = ns.t + ns.t %}{% endfor %}{% endif %}{{ ns.t|list|length }}",
+        );
+        let template = template.unwrap();
+        let messages = [said("user", "x")];
+        let prompt = |messages| Prompt {
+            messages,
+            add_generation_prompt: true,
+            bos: "",
+            eos: "",
+            now: UnixSeconds(0),
+        };
+        assert_eq!(template.render(&prompt(&[])), Ok("1".into()));
+        let time = Duration::from_millis(50);
+        assert_eq!(template.render_within(time, &prompt(&messages)), Err(TemplateError::Stuck));
+        assert_eq!(template.clone().render(&prompt(&[])), Err(TemplateError::Stuck));
     }
 
     #[test]

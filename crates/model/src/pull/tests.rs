@@ -25,6 +25,10 @@ static ENTRY: LazyLock<CatalogueEntry> = LazyLock::new(|| CatalogueEntry {
     wheel_bytes: 4 << 20,
     member: MEMBER,
     bytes: GGUF.len() as u64,
+    id: {
+        let file = crate::GgufFile::from_bytes(GGUF.clone()).unwrap();
+        crate::Manifest::of(&file).unwrap().id().to_string().leak()
+    },
     sha256: data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(&*GGUF)).leak(),
     ..SMOLLM2_135M
 });
@@ -89,6 +93,35 @@ fn a_good_wheel_becomes_a_model_with_its_names() {
     // Now it is there, and nothing is run.
     assert_eq!(setting.pull("exit 1").unwrap().id, model.id);
     assert_eq!(std::fs::read_dir(setting.store.dir().join("partial")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_imported_file_is_the_entrys_model_whatever_its_name() {
+    let setting = Setting::new(b"");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny");
+    let mine = setting.store.import(&path.join("llama.q4_1.gguf"), Some("mine"), &mut |_, _| {});
+    let offline = PullOptions { offline: true, ..pip(&setting.wheel, "exit 1") };
+    let pulled = pull(&setting.store, &ENTRY, &offline, &mut |_| {}).unwrap();
+    assert_eq!(pulled.id, mine.unwrap().id);
+    assert_eq!(pulled.names, ["mine", "tiny:test", "tiny"]);
+    assert!(setting.store.find("tiny").unwrap().is_some());
+    let read_only = Store::open_read_only(setting.store.dir()).unwrap();
+    assert_eq!(pull(&read_only, &ENTRY, &offline, &mut |_| {}).unwrap().id, pulled.id);
+}
+
+#[test]
+fn another_model_under_the_entrys_name_is_not_taken_for_it() {
+    let setting = Setting::new(&wheel(MEMBER, &GGUF));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama.q8_0.gguf");
+    for name in ENTRY.names() {
+        setting.store.import(&path, Some(name), &mut |_, _| {}).unwrap();
+        // Nothing is downloaded for it.
+        match setting.pull("exit 1").unwrap_err() {
+            PullError::Store(StoreError::NameTaken(taken)) => assert_eq!(taken, name),
+            error => panic!("{error}"),
+        }
+        setting.store.remove(name).unwrap();
+    }
 }
 
 #[test]

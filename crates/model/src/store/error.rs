@@ -31,6 +31,16 @@ pub enum StoreError {
         /// Bytes free.
         free: u64,
     },
+    /// The disk is full all the same: something else fills it meanwhile.
+    #[error("cannot {doing} {}: the disk is full, {free} bytes free", path.display())]
+    Full {
+        /// What was tried.
+        doing: &'static str,
+        /// With which file or folder.
+        path: PathBuf,
+        /// Bytes free.
+        free: u64,
+    },
     /// The store can only be read.
     #[error("the model store {} is read-only", .0.display())]
     ReadOnly(PathBuf),

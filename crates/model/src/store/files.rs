@@ -124,7 +124,7 @@ pub(crate) fn file_error(
     move |source| {
         if source.kind() == io::ErrorKind::StorageFull {
             let free = path.parent().and_then(|dir| fs4::available_space(dir).ok()).unwrap_or(0);
-            return StoreError::NoSpace { dir: path, needed: free + 1, free };
+            return StoreError::Full { doing, path, free };
         }
         StoreError::File { doing, path, source }
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use taimatsu_protocol::codec::{self, BoundedVec};
+use taimatsu_protocol::codec::{self, BoundedVec, OverBound};
 
 use super::TokenizerError;
 use crate::gguf::{GgufFile, Value};
@@ -99,6 +99,11 @@ impl TokenizerSpec {
             add_space_prefix: file.truth("tokenizer.ggml.add_space_prefix"),
         };
         spec.check()?;
+        let length = spec.to_bytes().len();
+        if length > MAX_TOKENIZER {
+            // No client would read it.
+            return Err(OverBound { length, limit: MAX_TOKENIZER }.into());
+        }
         Ok(spec)
     }
 
