@@ -1,4 +1,5 @@
 //! A bootstrap node in this process: newcomers meet through it, and get nothing else from it.
+
 #![allow(clippy::unwrap_used, reason = "a test may panic, and its helpers are no `#[test]`")]
 
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! The program: its stdout, its key file, its end.
+
 #![allow(clippy::unwrap_used, reason = "a test may panic, and its helpers are no `#[test]`")]
 
 use std::io::{BufRead, BufReader, Read};

@@ -50,7 +50,7 @@ impl Behaviour {
             .with_agent_version(AGENT.to_owned())
             .with_push_listen_addr_updates(true)
             .with_cache_size(ADDRESS_CACHE);
-        let ask = name(swarm, "ask");
+        let query = name(swarm, "query");
         Self {
             limits: connection_limits::Behaviour::new(connections),
             memory: memory_connection_limits::Behaviour::with_max_percentage(limits.memory_share),
@@ -61,7 +61,7 @@ impl Behaviour {
             kad: kademlia(me, config),
             asks: request_response::Behaviour::with_codec(
                 AskCodec,
-                [(ask, ProtocolSupport::Full)],
+                [(query, ProtocolSupport::Full)],
                 request_response::Config::default()
                     .with_request_timeout(ASK_DEADLINE)
                     .with_max_concurrent_streams(ASKS_PER_CONNECTION),

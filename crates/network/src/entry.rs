@@ -1,5 +1,8 @@
-//! Into the swarm: bootstrap addresses are dialled until each was reached once, and again whenever
-//! this node knows nobody.
+//! Into the swarm: bootstrap addresses are dialled until each was reached, then visited now and
+//! then, and at once whenever this node knows nobody.
+//!
+//! The visits are for the others: a bootstrap node that was started anew knows nobody, and would
+//! lead newcomers into an empty swarm beside the full one.
 
 use std::time::{Duration, Instant};
 
@@ -28,8 +31,8 @@ enum State {
     Dialling(ConnectionId),
     /// Connected; whether it is of this swarm, identify tells.
     Connected(PeerId),
-    /// Reached before; dialled again when nobody else is known.
-    Resting,
+    /// Reached before; to be visited then, or at once when nobody else is known.
+    Resting(Instant),
     /// An address of this very node.
     Never,
 }
@@ -110,7 +113,7 @@ impl Entry {
     pub(crate) fn disconnected(&mut self, peer: PeerId, now: Instant) {
         for point in self.points.iter_mut().filter(|p| p.state == State::Connected(peer)) {
             if point.reached {
-                point.state = State::Resting;
+                point.state = State::Resting(now + VISIT_EVERY);
             } else {
                 point.fail(now);
             }
@@ -119,7 +122,7 @@ impl Entry {
 
     /// This node knows nobody any more.
     pub(crate) fn alone(&mut self, now: Instant) {
-        for point in self.points.iter_mut().filter(|p| p.state == State::Resting) {
+        for point in self.points.iter_mut().filter(|p| matches!(p.state, State::Resting(_))) {
             point.fail(now);
         }
     }
@@ -128,7 +131,7 @@ impl Entry {
 impl Point {
     const fn due(&self) -> Option<Instant> {
         match self.state {
-            State::Due(when) => Some(when),
+            State::Due(when) | State::Resting(when) => Some(when),
             _ => None,
         }
     }
@@ -144,6 +147,10 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 
 /// A bootstrap node that is down for a day is found again within half a minute.
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Idle connections close after a minute, so each node costs every bootstrap node a handshake
+/// in three minutes.
+const VISIT_EVERY: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
 mod tests {
@@ -171,7 +178,8 @@ mod tests {
         assert!(!entry.reached());
         entry.identified(peer);
         entry.disconnected(peer, now);
-        assert!(entry.reached() && entry.next_due().is_none());
+        assert!(entry.reached() && entry.due(now).is_none());
+        assert_eq!(entry.next_due(), Some(now + VISIT_EVERY));
         entry.alone(now);
         assert_eq!(entry.next_due(), Some(now + FIRST_BACKOFF));
     }

@@ -7,7 +7,8 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::core::ConnectedPoint;
-use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId};
+use libp2p::multiaddr::Protocol;
+use libp2p::request_response::OutboundRequestId;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, identify, ping};
@@ -15,10 +16,11 @@ use taimatsu_protocol as protocol;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::addresses::{is_dialable, ours, worth_keeping};
-use crate::behaviour::{ASK_DEADLINE, Behaviour, BehaviourEvent};
+use crate::asks::Answered;
+use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::discovery::{Discovery, Found};
 use crate::entry::Entry;
-use crate::errors::{AskError, DiscoveryError, OpenError};
+use crate::errors::{AskError, DiscoveryError};
 use crate::frames::{FrameReader, FrameWriter, StreamKind};
 use crate::handle::{NetworkStatus, PeerStatus};
 use crate::keys::ProviderKey;
@@ -69,16 +71,13 @@ pub(crate) struct EventLoop {
     pub(crate) discovery: Discovery,
     pub(crate) asks: HashMap<OutboundRequestId, oneshot::Sender<Result<Vec<u8>, AskError>>>,
     pub(crate) dht_peers: watch::Sender<usize>,
+    pub(crate) incoming: mpsc::Sender<Incoming>,
+    pub(crate) answers: FuturesUnordered<BoxFuture<'static, Answered>>,
     commands: mpsc::Receiver<Command>,
-    incoming: mpsc::Sender<Incoming>,
     version: String,
     kad_name: StreamProtocol,
     neighbours: HashMap<PeerId, Neighbour>,
-    answers: FuturesUnordered<BoxFuture<'static, Answered>>,
 }
-
-/// The node's answer to a question, and the way back; `None` refuses.
-type Answered = (request_response::ResponseChannel<Vec<u8>>, Option<Vec<u8>>);
 
 /// A connected peer.
 #[derive(Default)]
@@ -110,7 +109,14 @@ pub(crate) struct Parts {
 impl EventLoop {
     pub(crate) fn new(parts: Parts) -> Self {
         let now = Instant::now();
-        let Parts { swarm, bootstrap, commands, incoming, dht_peers, version, kad_name } = parts;
+        let Parts { mut swarm, bootstrap, commands, incoming, dht_peers, version, kad_name } =
+            parts;
+        for address in &bootstrap {
+            // Whoever opens a stream to a bootstrap node need not wait for the DHT.
+            if let Some(Protocol::P2p(peer)) = address.iter().last() {
+                swarm.add_peer_address(peer, address.clone());
+            }
+        }
         Self {
             swarm,
             entry: Entry::new(&bootstrap, now),
@@ -322,46 +328,6 @@ impl EventLoop {
         }
     }
 
-    fn on_ask(&mut self, event: request_response::Event<Vec<u8>, Vec<u8>>) {
-        match event {
-            request_response::Event::Message { peer, message, .. } => match message {
-                Message::Request { request, channel, .. } => self.on_query(peer, request, channel),
-                Message::Response { request_id, response } => {
-                    if let Some(reply) = self.asks.remove(&request_id) {
-                        drop(reply.send(Ok(response)));
-                    }
-                }
-            },
-            request_response::Event::OutboundFailure { request_id, error, .. } => {
-                if let Some(reply) = self.asks.remove(&request_id) {
-                    drop(reply.send(Err(why_no_answer(error))));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn on_query(
-        &mut self,
-        peer: PeerId,
-        bytes: Vec<u8>,
-        channel: request_response::ResponseChannel<Vec<u8>>,
-    ) {
-        // Dropping the channel refuses the question.
-        let Some(peer) = ours(peer) else { return };
-        if self.answers.len() >= MAX_ANSWERS {
-            return tracing::warn!(%peer, "too many questions wait; refused one");
-        }
-        let (reply, answer) = oneshot::channel();
-        if self.incoming.try_send(Incoming::Query { peer, bytes, reply }).is_err() {
-            return tracing::warn!(%peer, "the node does not keep up; refused a question");
-        }
-        self.answers.push(Box::pin(async move {
-            let answer = tokio::time::timeout(ASK_DEADLINE, answer).await;
-            (channel, answer.ok().and_then(Result::ok))
-        }));
-    }
-
     /// Where a connected peer is seen.
     pub(crate) fn address_of(&self, peer: PeerId) -> Option<&Multiaddr> {
         self.neighbours.get(&peer)?.links.first().map(|link| &link.address)
@@ -401,19 +367,6 @@ pub(crate) fn adopt(swarm: &mut Swarm<Behaviour>, address: Multiaddr) {
         swarm.add_external_address(address);
     }
 }
-
-fn why_no_answer(error: OutboundFailure) -> AskError {
-    let peer = match error {
-        OutboundFailure::DialFailure | OutboundFailure::ConnectionClosed => OpenError::Lost,
-        OutboundFailure::Timeout => OpenError::Late,
-        OutboundFailure::UnsupportedProtocols => OpenError::NotSpoken,
-        OutboundFailure::Io(error) => return AskError::NoAnswer { cause: error.to_string() },
-    };
-    AskError::Peer(peer)
-}
-
-/// Questions of peers that may wait for the node's answer. More are refused.
-const MAX_ANSWERS: usize = 64;
 
 /// Pings that may fail in a row before the connection counts as dead.
 const FAILED_PINGS: u32 = 2;
