@@ -45,7 +45,7 @@ impl ProviderKey {
 /// whole model of 32 blocks announces four times, not 32 (design.md section 8).
 pub const GROUP: u32 = 8;
 
-const GROUP_DOMAIN: &str = "taimatsu 2026 provider key of a group of blocks";
+const GROUP_DOMAIN: &str = "taimatsu 2026 provider key";
 const DIRECTORY_DOMAIN: &str = "taimatsu 2026 provider key of the directory";
 
 #[cfg(test)]

@@ -124,6 +124,9 @@ async fn a_peer_is_found_by_its_id_alone() {
     let (client, _) = start(node(3, TCP, entry)).await.unwrap();
     soon(host.joined()).await.unwrap();
     soon(client.joined()).await.unwrap();
+    // The host knows the bootstrap node; it may still have to hear of the host.
+    let known = async { while bootstrap.status().await.dht_peers < 2 {} };
+    soon(known).await;
     soon(client.open(host.peer_id(), StreamKind::Link)).await.unwrap();
 }
 
