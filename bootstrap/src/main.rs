@@ -1,7 +1,7 @@
 //! The program `taimatsu-bootstrap`: prints where it can be dialled, an address a line on stdout,
 //! and runs until it is told to stop.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,8 +39,12 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let log = EnvFilter::try_from_env("TAIMATSU_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(log).with_writer(io::stderr).init();
+    let log = EnvFilter::try_from_env("TAIMATSU_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
+    tracing_subscriber::fmt()
+        .with_env_filter(log)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
     match serve(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -96,3 +100,6 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         _ => ExitCode::FAILURE,
     }
 }
+
+/// Kademlia warns of knowing nobody, which is how every first node begins.
+const LOG: &str = "warn,libp2p_kad=error";
