@@ -253,7 +253,13 @@ mod tests {
 
     #[test]
     fn broken_ids_are_refused() {
-        for text in ["", "12D3Koo", "blake3:", "blake3:zz", "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"] {
+        for text in [
+            "",
+            "12D3Koo",
+            "blake3:",
+            "blake3:zz",
+            "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
+        ] {
             assert!(text.parse::<PeerId>().is_err());
             assert!(text.parse::<ModelId>().is_err());
         }

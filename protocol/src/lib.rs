@@ -18,13 +18,19 @@
 //!
 //! The prose form of all of it, with the session's transition table, is `docs/protocol.md`.
 
+pub mod announcement;
 pub mod codec;
+pub mod control;
 pub mod ids;
+pub mod link;
+pub mod opening;
 pub mod sampling;
+pub mod sealed;
 pub mod signed;
 pub mod span;
 pub mod time;
 
+pub use announcement::{Announcement, Numerics};
 pub use ids::{Digest, ModelId, PeerId, SessionId, SwarmId};
 pub use sampling::Sampling;
 pub use span::Span;

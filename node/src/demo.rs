@@ -1,0 +1,188 @@
+//! `taimatsu demo`: a bootstrap node, three hosts and a client, each a process with its own key
+//! and home, that meet through the DHT alone; one question; one answer.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::cli::{DemoArgs, Global};
+use crate::failure::{Code, Failure};
+
+mod asking;
+mod processes;
+
+use processes::{Member, Members};
+
+/// How long the swarm may take to stand. Loading takes a second or two; the rest is for slow disks.
+const STAND: Duration = Duration::from_secs(90);
+
+/// Hosts of the demo.
+const HOSTS: u32 = 3;
+
+/// Stages, told as they pass.
+pub(crate) struct Stages {
+    began: Instant,
+    quiet: bool,
+}
+
+impl Stages {
+    fn done(&self, what: &str, detail: &str) {
+        if !self.quiet {
+            eprintln!("  ✓ {what:<10} {detail:<58} {:>5.1}s", self.began.elapsed().as_secs_f64());
+        }
+    }
+
+    fn line(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+}
+
+/// Runs the demo to its end; with `--keep`, until Ctrl-C.
+///
+/// # Errors
+/// Whatever stands in the way, named; nothing is left behind in any case.
+pub(crate) async fn demo(global: &Global, args: DemoArgs) -> Result<(), Failure> {
+    tokio::select! {
+        outcome = play(global, &args) => outcome,
+        () = crate::signals::stop() => {
+            Err(Failure::new(Code::Interrupted, "stopped").because("Ctrl-C"))
+        }
+    }
+}
+
+async fn play(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
+    let stages = Stages { began: Instant::now(), quiet: global.quiet };
+    let model = crate::local::ensure_model(global, &args.model).await?;
+    let blocks = model.manifest().blocks();
+    stages.done("model", &format!("{} · {} blocks · stored", model.name(), blocks));
+    let spans = split(blocks, HOSTS)?;
+    let mut members = Members::new(crate::config::models(global)?)?;
+    let bootstrap = members.start(Member::bootstrap()).await?;
+    stages.done("bootstrap", &format!("{} · its own process", short(&bootstrap.peer)));
+    let door = bootstrap.addresses.first().cloned().ok_or_else(|| {
+        Failure::new(Code::Failure, "the bootstrap node has no address")
+    })?;
+    let reference = model.reference();
+    let mut starting: Vec<Member> =
+        spans.iter().map(|span| Member::host(&reference, span, &door)).collect();
+    starting.push(Member::client(&door));
+    let ready = members.start_all(starting).await?;
+    for (member, span) in ready.iter().zip(&spans) {
+        stages.done("host", &format!("{} · blocks {}-{}", short(&member.peer), span[0], span[1]));
+    }
+    let client = ready.last().cloned().ok_or_else(|| {
+        Failure::new(Code::Failure, "the client did not start")
+    })?;
+    let api = client.api.clone().ok_or_else(|| {
+        Failure::new(Code::Failure, "the client has no API")
+    })?;
+    stages.done("client", &format!("{} · hosts nothing · http://{api}/v1", short(&client.peer)));
+    asking::wait_until_covered(&api, &reference, STAND, &mut members).await?;
+    stages.done("swarm", "every block has a host; they met through the DHT");
+    let answer = asking::ask(&api, &reference, args, global).await?;
+    stages.done("answer", &format!("{} tokens", answer.tokens.len()));
+    if global.json {
+        println!("{}", report(args, &answer));
+    } else {
+        explain(&stages, &answer, args, &api);
+    }
+    if args.keep {
+        keep(&stages, &api, &door).await;
+    }
+    members.stop().await;
+    Ok(())
+}
+
+/// Shares `blocks` among `hosts`: consecutive inclusive spans, the first ones not smaller.
+fn split(blocks: u32, hosts: u32) -> Result<Vec<[u32; 2]>, Failure> {
+    if blocks < hosts {
+        let what = format!("a model of {blocks} blocks cannot be split over {hosts} hosts");
+        return Err(Failure::new(Code::Usage, what).try_this("taimatsu run MODEL PROMPT"));
+    }
+    let ends = |host: u32| (host * blocks).div_ceil(hosts);
+    Ok((0..hosts).map(|host| [ends(host), ends(host + 1) - 1]).collect())
+}
+
+fn report(args: &DemoArgs, answer: &asking::DemoAnswer) -> Value {
+    json!({
+        "schema_version": 1,
+        "model": answer.model,
+        "prompt": args.prompt,
+        "answer": answer.text,
+        "tokens": answer.tokens,
+        "route": answer.route.iter().map(|hop| json!({
+            "peer": hop.peer,
+            "blocks": hop.blocks,
+            "ms_per_token": hop.ms_per_token,
+        })).collect::<Vec<_>>(),
+        "ttft_ms": answer.ttft_ms,
+        "tokens_per_second": answer.tokens_per_second,
+        "sealed": true,
+    })
+}
+
+fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs, api: &str) {
+    stages.line("");
+    stages.line("  route      host      blocks   ms/token   what it could see");
+    let last = answer.route.len().saturating_sub(1);
+    for (number, hop) in answer.route.iter().enumerate() {
+        let sees = match number {
+            0 => "your prompt and the answer, as token ids",
+            _ if number == last => "your prompt and the answer, as token ids",
+            _ => "activations, from which both can be rebuilt",
+        };
+        let [first, end] = hop.blocks;
+        let name = short(&hop.peer);
+        stages.line(&format!("             {name:<9} {first:>2}-{end:<5} {:>8.1}   {sees}", hop.ms_per_token));
+    }
+    stages.line("             bootstrap: who talked to whom; nothing of the text");
+    stages.line(&format!(
+        "  figures    first token after {:.0} ms · {:.1} tokens/s · sealed hop by hop",
+        answer.ttft_ms, answer.tokens_per_second
+    ));
+    stages.line("");
+    if !args.keep {
+        stages.line("  go on      taimatsu demo --keep        the same, left running");
+        stages.line("             taimatsu run smollm2:135m \"…\"   in one process");
+        stages.line("             taimatsu up --serve smollm2:135m@0-9   host a span yourself");
+    }
+    let _ = api;
+}
+
+async fn keep(stages: &Stages, api: &str, door: &str) {
+    stages.line(&format!("  running    API        http://{api}/v1"));
+    stages.line(&format!("             bootstrap  {door}"));
+    stages.line(&format!(
+        "  try        curl http://{api}/v1/chat/completions -H 'content-type: application/json' \\"
+    ));
+    stages.line(
+        "               -d '{\"model\":\"smollm2:135m\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'",
+    );
+    stages.line("  stop       Ctrl-C");
+    // The caller's select ends this.
+    std::future::pending::<()>().await;
+}
+
+fn short(peer: &str) -> String {
+    let start = peer.len().saturating_sub(6);
+    format!("…{}", peer.get(start..).unwrap_or(peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_shared_without_gap_or_overlap() {
+        assert_eq!(split(30, 3).unwrap(), [[0, 9], [10, 19], [20, 29]]);
+        for blocks in 3..40 {
+            let spans = split(blocks, 3).unwrap();
+            assert_eq!((spans[0][0], spans[2][1]), (0, blocks - 1));
+            assert!(spans.windows(2).all(|pair| pair[0][1] + 1 == pair[1][0]));
+            assert!(spans.iter().all(|span| span[0] <= span[1]));
+        }
+        assert!(split(2, 3).is_err());
+    }
+}

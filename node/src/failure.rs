@@ -1,0 +1,151 @@
+//! Failures as people meet them: four lines at most (what, cause, next step), and an exit code
+//! that scripts can rely on.
+
+use std::fmt;
+
+use crate::engine::EngineError;
+
+/// Exit codes, as `taimatsu help` documents them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// Anything that has no code of its own.
+    Failure = 1,
+    /// The command line is not right.
+    Usage = 2,
+    /// No such model, peer or file.
+    NotFound = 3,
+    /// No node is running here.
+    NoNode = 4,
+    /// The swarm cannot be reached, or does not cover the model.
+    Swarm = 5,
+    /// Disk, memory, port.
+    Resources = 7,
+    /// A digest does not match.
+    Integrity = 8,
+    /// Stopped by Ctrl-C.
+    Interrupted = 130,
+}
+
+/// What went wrong, why, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The exit code.
+    pub code: Code,
+    what: String,
+    cause: Option<String>,
+    remedy: Option<String>,
+}
+
+impl Failure {
+    /// A failure of this kind.
+    #[must_use]
+    pub fn new(code: Code, what: impl Into<String>) -> Self {
+        Self { code, what: one_line(&what.into()), cause: None, remedy: None }
+    }
+
+    /// Why it happened.
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.cause = Some(one_line(&cause.to_string()));
+        self
+    }
+
+    /// What to do next, best a command.
+    #[must_use]
+    pub fn try_this(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(one_line(&remedy.into()));
+        self
+    }
+
+    /// A failure with an error's whole chain of sources as its cause.
+    #[must_use]
+    pub fn of(code: Code, what: impl Into<String>, error: &dyn std::error::Error) -> Self {
+        let mut cause = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            let text = error.to_string();
+            if !cause.contains(&text) {
+                cause = format!("{cause}: {text}");
+            }
+            source = error.source();
+        }
+        Self::new(code, what).because(cause)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.what)?;
+        if let Some(cause) = &self.cause {
+            write!(f, "\n  cause: {cause}")?;
+        }
+        if let Some(remedy) = &self.remedy {
+            write!(f, "\n  try:   {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let what = error.to_string();
+        match error {
+            EngineError::UnknownModel { near, .. } => {
+                let known = near.join(", ");
+                let failure = Self::new(Code::NotFound, what);
+                if known.is_empty() {
+                    failure.try_this("taimatsu ls, or taimatsu pull smollm2:135m")
+                } else {
+                    failure.try_this(format!("one of: {known}"))
+                }
+            }
+            EngineError::Invalid { .. } => Self::new(Code::Usage, what).try_this("taimatsu help"),
+            EngineError::ContextOverflow { .. } => {
+                Self::new(Code::Usage, what).try_this("a shorter prompt, or a smaller --max-tokens")
+            }
+            EngineError::Uncovered { missing, .. } => {
+                let first = missing.first().map_or([0, 0], |range| *range);
+                Self::new(Code::Swarm, what)
+                    .because("no announcement of these blocks is in force")
+                    .try_this(format!("host them: taimatsu up --serve MODEL@{}-{}", first[0], first[1]))
+            }
+            EngineError::NoSuchRoute { .. } => {
+                Self::new(Code::Swarm, what).try_this("the same without --route")
+            }
+            EngineError::Busy { .. } => Self::new(Code::Swarm, what).try_this("again in a moment"),
+            EngineError::PeerFailed { .. } | EngineError::PeerTimeout { .. } => {
+                Self::new(Code::Swarm, what).try_this("again: another route is taken where there is one")
+            }
+            EngineError::Internal(_) => Self::new(Code::Failure, what),
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_at_most_four_lines() {
+        let failure = Failure::new(Code::NotFound, "a\nb")
+            .because("many\nlines\nof cause")
+            .try_this("this\nthen that");
+        let text = failure.to_string();
+        assert_eq!(text, "error: a b\n  cause: many lines of cause\n  try:   this then that");
+        assert!(text.lines().count() <= 4);
+    }
+
+    #[test]
+    fn an_unknown_model_names_its_neighbours() {
+        let near = vec!["smollm2:135m".into()];
+        let failure = Failure::from(EngineError::UnknownModel { name: "smolm".into(), near });
+        assert_eq!(failure.code, Code::NotFound);
+        assert!(failure.to_string().contains("smollm2:135m"));
+    }
+}

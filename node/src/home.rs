@@ -1,0 +1,162 @@
+//! A node's home directory: its key, its lock, and the note that tells other commands where its
+//! API is.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::failure::{Code, Failure};
+
+/// A home that this process alone uses, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Home {
+    path: PathBuf,
+    /// Held, never read: the lock goes with it.
+    _lock: File,
+}
+
+/// What a running node writes down for other commands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeNote {
+    /// Where its API listens.
+    pub(crate) api: SocketAddr,
+    /// Its process.
+    pub(crate) pid: u32,
+    /// Its full peer id.
+    pub(crate) peer: String,
+}
+
+impl Home {
+    /// Takes the home at `path`, making it where there is none.
+    ///
+    /// # Errors
+    /// Another node uses it, or it cannot be written.
+    pub(crate) fn take(path: &Path) -> Result<Self, Failure> {
+        let unusable = |error: io::Error| {
+            Failure::of(Code::Resources, format!("cannot use {} as home", path.display()), &error)
+                .try_this("--home DIR, with a directory that you can write to")
+        };
+        make_private_dir(path).map_err(unusable)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(path.join("lock"))
+            .map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(in_use(path)),
+            Err(TryLockError::Error(error)) => Err(unusable(error)),
+        }
+    }
+
+    /// The node's ed25519 seed; drawn and written (mode 0600) where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read or written, or is not 32 bytes.
+    pub(crate) fn key(&self) -> Result<Zeroizing<[u8; 32]>, Failure> {
+        let path = self.path.join("node.key");
+        let broken = |error: &dyn std::error::Error| {
+            Failure::of(Code::Resources, format!("cannot use the key {}", path.display()), error)
+                .try_this("its backup, or remove it to become a new node")
+        };
+        match File::open(&path) {
+            Ok(mut file) => {
+                let mut bytes = Zeroizing::new(Vec::new());
+                file.by_ref().take(64).read_to_end(&mut bytes).map_err(|e| broken(&e))?;
+                let key = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|e| broken(&e))?;
+                Ok(Zeroizing::new(key))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let key = Zeroizing::new(crate::entropy::bytes::<32>());
+                write_private(&path, key.as_slice()).map_err(|error| broken(&error))?;
+                Ok(key)
+            }
+            Err(error) => Err(broken(&error)),
+        }
+    }
+
+    /// Writes down where this node's API is.
+    ///
+    /// # Errors
+    /// The home cannot be written.
+    pub(crate) fn note(&self, note: &NodeNote) -> Result<(), Failure> {
+        let text = serde_json::to_vec(note).unwrap_or_default();
+        write_private(&self.path.join("node.json"), &text).map_err(|error| {
+            Failure::of(Code::Resources, format!("cannot write to {}", self.path.display()), &error)
+        })
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.path.join("node.json"));
+    }
+}
+
+/// The note of the node that runs on the home at `path`, if one does.
+pub(crate) fn note_of(path: &Path) -> Option<NodeNote> {
+    let note = fs::read(path.join("node.json")).ok()?;
+    serde_json::from_slice(&note).ok()
+}
+
+fn in_use(path: &Path) -> Failure {
+    let cause = note_of(path).map_or_else(
+        || "another process holds its lock".to_owned(),
+        |note| format!("process {} runs there, its API at {}", note.pid, note.api),
+    );
+    Failure::new(Code::Resources, format!("a node already runs on {}", path.display()))
+        .because(cause)
+        .try_this("taimatsu status, or --home DIR for a second node")
+}
+
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_has_one_node_and_one_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::take(dir.path()).unwrap();
+        let key = home.key().unwrap();
+        assert_eq!(home.key().unwrap(), key);
+        let second = Home::take(dir.path()).unwrap_err();
+        assert_eq!(second.code, Code::Resources);
+        assert!(second.to_string().contains("already runs"));
+        drop(home);
+        assert_eq!(Home::take(dir.path()).unwrap().key().unwrap(), key);
+    }
+
+    #[test]
+    fn a_broken_key_is_named_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::take(dir.path()).unwrap();
+        fs::write(dir.path().join("node.key"), b"short").unwrap();
+        assert!(home.key().unwrap_err().to_string().contains("node.key"));
+        assert_eq!(fs::read(dir.path().join("node.key")).unwrap(), b"short");
+    }
+}

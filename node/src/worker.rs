@@ -1,0 +1,342 @@
+//! The thread that computes a span: sessions' jobs in, results out, several sessions a pass.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use taimatsu_executor::{
+    ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want as Wanted, Work, sampler,
+};
+use taimatsu_peer::session::{Executed, Job, JobInput, Want};
+use taimatsu_protocol::codec::BoundedVec;
+use taimatsu_protocol::control::{HopFailure, Token};
+use taimatsu_protocol::opening::TailTask;
+use taimatsu_protocol::{Sampling, Span};
+use tokio::sync::{mpsc, oneshot};
+
+/// Commands that may wait for the thread. Each session has one job at a time, and the number of
+/// sessions is bounded by the node.
+const WAITING_COMMANDS: usize = 256;
+
+/// Jobs of one pass.
+const BATCH: usize = 16;
+
+/// A span in this process's memory, and the thread that computes it. The thread ends when the
+/// last clone is dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct Worker {
+    commands: mpsc::Sender<Command>,
+    span: Span,
+    shape: ModelShape,
+    gauges: Arc<Gauges>,
+}
+
+/// What the thread measures.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    /// Microseconds of one decoded position, smoothed; 0 before the first.
+    pub(crate) decode_micros: AtomicU32,
+    /// Prefilled positions per second, smoothed; 0 before the first.
+    pub(crate) prefill_rate: AtomicU32,
+    /// Positions of KV that are free.
+    pub(crate) free_positions: AtomicU32,
+}
+
+/// A session's place in a worker. Dropping it frees its KV.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    kv: KvId,
+    commands: mpsc::Sender<Command>,
+}
+
+/// A job that was done, or could not be; and the microseconds it took.
+pub(crate) type Done = (Result<Executed, HopFailure>, u64);
+
+#[derive(Debug)]
+enum Command {
+    Open { positions: u32, tail: Option<Tail>, reply: oneshot::Sender<Result<KvId, ExecutorError>> },
+    Run { kv: KvId, job: Job, reply: oneshot::Sender<Done> },
+    Close { kv: KvId },
+}
+
+/// What the tail needs to make tokens: its task and the ids so far.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    /// Generate or score.
+    pub(crate) task: TailTask,
+    /// The prompt; the answer's ids are added as they are sampled.
+    pub(crate) prompt: Vec<u32>,
+}
+
+/// A worker that has ended, or is too busy to be asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SeatError {
+    /// The executor refuses.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    /// Too many commands wait, or the thread is gone.
+    #[error("the executor does not answer")]
+    Unavailable,
+}
+
+impl Worker {
+    /// Gives an executor its thread.
+    ///
+    /// # Errors
+    /// The operating system has no thread to give.
+    pub(crate) fn start(executor: Box<dyn LayerExecutor>) -> std::io::Result<Self> {
+        let (commands, inbox) = mpsc::channel(WAITING_COMMANDS);
+        let (span, shape) = (executor.span(), executor.shape());
+        let gauges = Arc::new(Gauges::default());
+        gauges.free_positions.store(executor.free_positions(), Ordering::Relaxed);
+        let mut bench = Bench { executor, tails: BTreeMap::new(), gauges: gauges.clone() };
+        std::thread::Builder::new()
+            .name(format!("span {span}"))
+            .spawn(move || bench.serve(inbox))?;
+        Ok(Self { commands, span, shape, gauges })
+    }
+
+    /// What it computes.
+    pub(crate) const fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Dimensions of the model.
+    pub(crate) const fn shape(&self) -> &ModelShape {
+        &self.shape
+    }
+
+    /// What it measures.
+    pub(crate) fn gauges(&self) -> &Gauges {
+        &self.gauges
+    }
+
+    /// Reserves KV for a session.
+    ///
+    /// # Errors
+    /// No KV, or no answer.
+    pub(crate) async fn open(&self, positions: u32, tail: Option<Tail>) -> Result<Seat, SeatError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Open { positions, tail, reply };
+        self.commands.try_send(command).map_err(|_| SeatError::Unavailable)?;
+        let kv = answer.await.map_err(|_| SeatError::Unavailable)??;
+        Ok(Seat { kv, commands: self.commands.clone() })
+    }
+}
+
+impl Seat {
+    /// Begins a job. The receiver fails if the thread is gone or too busy to be asked.
+    pub(crate) fn run(&self, job: Job) -> oneshot::Receiver<Done> {
+        let (reply, answer) = oneshot::channel();
+        // A refused command drops `reply`, which the receiver sees.
+        let _ = self.commands.try_send(Command::Run { kv: self.kv, job, reply });
+        answer
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let close = Command::Close { kv: self.kv };
+        if let Err(mpsc::error::TrySendError::Full(close)) = self.commands.try_send(close) {
+            // KV must not leak because the queue is full for a moment.
+            let commands = self.commands.clone();
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move {
+                    let _ = commands.send(close).await;
+                });
+            }
+        }
+    }
+}
+
+/// The thread's own things.
+struct Bench {
+    executor: Box<dyn LayerExecutor>,
+    tails: BTreeMap<KvId, Tail>,
+    gauges: Arc<Gauges>,
+}
+
+type Order = (KvId, Job, oneshot::Sender<Done>);
+
+impl Bench {
+    fn serve(&mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut orders: Vec<Order> = Vec::with_capacity(BATCH);
+        while let Some(command) = inbox.blocking_recv() {
+            self.take(command, &mut orders);
+            while orders.len() < BATCH {
+                let Ok(command) = inbox.try_recv() else { break };
+                self.take(command, &mut orders);
+            }
+            // Decode first: a long prompt must not freeze other people's streams.
+            orders.sort_by_key(|(_, job, _)| job.count > 1);
+            let decoding = orders.iter().take_while(|(_, job, _)| job.count == 1).count();
+            let rest = orders.split_off(decoding);
+            self.run(std::mem::take(&mut orders));
+            for order in rest {
+                self.run(vec![order]);
+            }
+            let free = self.executor.free_positions();
+            self.gauges.free_positions.store(free, Ordering::Relaxed);
+        }
+    }
+
+    fn take(&mut self, command: Command, orders: &mut Vec<Order>) {
+        match command {
+            Command::Open { positions, tail, reply } => {
+                let opened = self.executor.open(positions);
+                if let (Ok(kv), Some(tail)) = (&opened, tail) {
+                    self.tails.insert(*kv, tail);
+                }
+                if let Err(Ok(kv)) = reply.send(opened) {
+                    self.close(kv);
+                }
+            }
+            Command::Run { kv, job, reply } => orders.push((kv, job, reply)),
+            Command::Close { kv } => {
+                orders.retain(|(other, _, _)| *other != kv);
+                self.close(kv);
+            }
+        }
+    }
+
+    fn close(&mut self, kv: KvId) {
+        self.tails.remove(&kv);
+        self.executor.close(kv);
+    }
+
+    fn run(&mut self, orders: Vec<Order>) {
+        if orders.is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        let hidden: Vec<Vec<f32>> = orders.iter().map(|(_, job, _)| floats(job)).collect();
+        let mut early: BTreeMap<usize, ExecutorError> = BTreeMap::new();
+        for (index, (kv, job, _)) in orders.iter().enumerate() {
+            if self.executor.kv_len(*kv).is_some_and(|length| length > job.start)
+                && let Err(error) = self.executor.truncate(*kv, job.start)
+            {
+                early.insert(index, error);
+            }
+        }
+        let batch: Vec<Work<'_>> = orders
+            .iter()
+            .zip(&hidden)
+            .map(|((kv, job, _), hidden)| Work {
+                kv: *kv,
+                start: job.start,
+                input: match &job.input {
+                    JobInput::Ids(ids) => Input::Tokens(ids),
+                    JobInput::Hidden(_) => Input::Hidden(hidden),
+                },
+                want: wanted(job.want),
+            })
+            .collect();
+        let outputs = self.executor.step(&batch);
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.measure(&orders, micros);
+        for (index, ((kv, job, reply), output)) in orders.into_iter().zip(outputs).enumerate() {
+            let output = early.remove(&index).map_or(output, Err);
+            let result = output.map_err(|error| failure(&error)).and_then(|o| self.finish(kv, &job, o));
+            let _ = reply.send((result, micros));
+        }
+    }
+
+    fn finish(&mut self, kv: KvId, job: &Job, output: Output) -> Result<Executed, HopFailure> {
+        let logits = match output {
+            Output::Hidden(values) => {
+                return Ok(Executed::Hidden(Bytes::from(le_bytes(&values))));
+            }
+            Output::Nothing => return Ok(Executed::Nothing),
+            Output::Logits(logits) => logits,
+        };
+        let Some(tail) = self.tails.get_mut(&kv) else { return Err(HopFailure::Internal) };
+        match (&tail.task, job.want) {
+            (TailTask::Generate { sampling, logprobs, .. }, Want::Sample { .. }) => {
+                let (sampling, logprobs) = (*sampling, *logprobs);
+                Ok(Executed::Sampled(tail.sample(&sampling, logprobs, job, &logits)))
+            }
+            (TailTask::Score { top }, Want::Scores) => {
+                let rows = logits.chunks(self.executor.shape().vocab as usize);
+                let top = usize::from(*top);
+                Ok(Executed::Scored(rows.map(|row| sampler::log_softmax_top(row, top)).collect()))
+            }
+            _ => Err(HopFailure::Internal),
+        }
+    }
+
+    fn measure(&self, orders: &[Order], micros: u64) {
+        let positions: u64 = orders.iter().map(|(_, job, _)| u64::from(job.count)).sum();
+        let micros = micros.max(1);
+        if orders[0].1.count == 1 {
+            smooth(&self.gauges.decode_micros, micros / positions.max(1));
+        } else {
+            smooth(&self.gauges.prefill_rate, positions * 1_000_000 / micros);
+        }
+    }
+}
+
+impl Tail {
+    fn sample(
+        &mut self,
+        sampling: &Sampling,
+        logprobs: Option<u8>,
+        job: &Job,
+        logits: &[f32],
+    ) -> Token {
+        // The token stands where the job ends; what was sampled beyond that was rolled back.
+        let position = job.start + job.count;
+        self.prompt.truncate(position as usize);
+        let id = sampler::sample(sampling, logits, &self.prompt, position, 0);
+        self.prompt.push(id);
+        let logprob = logprobs.map(|_| sampler::logprob_of(logits, id));
+        let top = logprobs.map(|top| sampler::log_softmax_top(logits, usize::from(top)));
+        Token { id, logprob, top: BoundedVec::truncated(top.unwrap_or_default()) }
+    }
+}
+
+const fn wanted(want: Want) -> Wanted {
+    match want {
+        Want::Hidden => Wanted::Hidden,
+        Want::Sample { .. } => Wanted::LastLogits,
+        Want::Scores => Wanted::AllLogits,
+        Want::Nothing => Wanted::Nothing,
+    }
+}
+
+fn failure(error: &ExecutorError) -> HopFailure {
+    match error {
+        ExecutorError::NonFinite { position, block } => {
+            HopFailure::NonFinite { position: *position, block: *block }
+        }
+        ExecutorError::UnknownToken { id } => HopFailure::UnknownToken { id: *id },
+        ExecutorError::NoKv { .. } => HopFailure::NoKv,
+        other => {
+            tracing::error!(%other, "the executor failed");
+            HopFailure::Internal
+        }
+    }
+}
+
+fn floats(job: &Job) -> Vec<f32> {
+    match &job.input {
+        JobInput::Ids(_) => Vec::new(),
+        JobInput::Hidden(bytes) => {
+            let (words, _) = bytes.as_chunks::<4>();
+            words.iter().map(|word| f32::from_le_bytes(*word)).collect()
+        }
+    }
+}
+
+fn le_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// An exponential average with a weight of one eighth; the first value counts whole.
+fn smooth(gauge: &AtomicU32, value: u64) {
+    let value = u32::try_from(value).unwrap_or(u32::MAX);
+    let old = gauge.load(Ordering::Relaxed);
+    let new = if old == 0 { value } else { (old / 8).saturating_mul(7).saturating_add(value / 8) };
+    gauge.store(new.max(1), Ordering::Relaxed);
+}

@@ -1,0 +1,1 @@
+//! Swarms of real processes, and the rules of the house as tests.
