@@ -1,43 +1,25 @@
 //! `taimatsu demo`: a bootstrap node, three hosts and a client, each a process with its own key
 //! and home, that meet through the DHT alone; one question; one answer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::cli::{DemoArgs, Global};
 use crate::failure::{Code, Failure};
+use crate::stages::{Stages, short};
 
 mod asking;
 mod processes;
 
 use processes::{Member, Members};
+pub(crate) use processes::{Ready, end_with_parent};
 
 /// How long the swarm may take to stand. Loading takes a second or two; the rest is for slow disks.
 const STAND: Duration = Duration::from_secs(90);
 
 /// Hosts of the demo.
 const HOSTS: u32 = 3;
-
-/// Stages, told as they pass.
-pub(crate) struct Stages {
-    began: Instant,
-    quiet: bool,
-}
-
-impl Stages {
-    fn done(&self, what: &str, detail: &str) {
-        if !self.quiet {
-            eprintln!("  ✓ {what:<10} {detail:<58} {:>5.1}s", self.began.elapsed().as_secs_f64());
-        }
-    }
-
-    fn line(&self, text: &str) {
-        if !self.quiet {
-            eprintln!("{text}");
-        }
-    }
-}
 
 /// Runs the demo to its end; with `--keep`, until Ctrl-C.
 ///
@@ -53,18 +35,20 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> Result<(), Failure>
 }
 
 async fn play(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
-    let stages = Stages { began: Instant::now(), quiet: global.quiet };
+    let stages = Stages::start(global.quiet);
     let model = crate::local::ensure_model(global, &args.model).await?;
-    let blocks = model.manifest().blocks();
+    let blocks = model.manifest().blocks;
     stages.done("model", &format!("{} · {} blocks · stored", model.name(), blocks));
     let spans = split(blocks, HOSTS)?;
     let mut members = Members::new(crate::config::models(global)?)?;
     let bootstrap = members.start(Member::bootstrap()).await?;
     stages.done("bootstrap", &format!("{} · its own process", short(&bootstrap.peer)));
-    let door = bootstrap.addresses.first().cloned().ok_or_else(|| {
-        Failure::new(Code::Failure, "the bootstrap node has no address")
-    })?;
-    let reference = model.reference();
+    let door = bootstrap
+        .addresses
+        .first()
+        .cloned()
+        .ok_or_else(|| Failure::new(Code::Failure, "the bootstrap node has no address"))?;
+    let reference = model.reference().to_owned();
     let mut starting: Vec<Member> =
         spans.iter().map(|span| Member::host(&reference, span, &door)).collect();
     starting.push(Member::client(&door));
@@ -72,12 +56,12 @@ async fn play(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
     for (member, span) in ready.iter().zip(&spans) {
         stages.done("host", &format!("{} · blocks {}-{}", short(&member.peer), span[0], span[1]));
     }
-    let client = ready.last().cloned().ok_or_else(|| {
-        Failure::new(Code::Failure, "the client did not start")
-    })?;
-    let api = client.api.clone().ok_or_else(|| {
-        Failure::new(Code::Failure, "the client has no API")
-    })?;
+    let client = ready
+        .last()
+        .cloned()
+        .ok_or_else(|| Failure::new(Code::Failure, "the client did not start"))?;
+    let api =
+        client.api.clone().ok_or_else(|| Failure::new(Code::Failure, "the client has no API"))?;
     stages.done("client", &format!("{} · hosts nothing · http://{api}/v1", short(&client.peer)));
     asking::wait_until_covered(&api, &reference, STAND, &mut members).await?;
     stages.done("swarm", "every block has a host; they met through the DHT");
@@ -135,7 +119,10 @@ fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs, api: &
         };
         let [first, end] = hop.blocks;
         let name = short(&hop.peer);
-        stages.line(&format!("             {name:<9} {first:>2}-{end:<5} {:>8.1}   {sees}", hop.ms_per_token));
+        stages.line(&format!(
+            "             {name:<9} {first:>2}-{end:<5} {:>8.1}   {sees}",
+            hop.ms_per_token
+        ));
     }
     stages.line("             bootstrap: who talked to whom; nothing of the text");
     stages.line(&format!(
@@ -163,11 +150,6 @@ async fn keep(stages: &Stages, api: &str, door: &str) {
     stages.line("  stop       Ctrl-C");
     // The caller's select ends this.
     std::future::pending::<()>().await;
-}
-
-fn short(peer: &str) -> String {
-    let start = peer.len().saturating_sub(6);
-    format!("…{}", peer.get(start..).unwrap_or(peer))
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl Home {
         match File::open(&path) {
             Ok(mut file) => {
                 let mut bytes = Zeroizing::new(Vec::new());
-                file.by_ref().take(64).read_to_end(&mut bytes).map_err(|e| broken(&e))?;
+                Read::by_ref(&mut file).take(64).read_to_end(&mut bytes).map_err(|e| broken(&e))?;
                 let key = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|e| broken(&e))?;
                 Ok(Zeroizing::new(key))
             }

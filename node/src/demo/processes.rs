@@ -69,7 +69,9 @@ impl Member {
         let serve = format!("{model}@{}-{}", span[0], span[1]);
         Self {
             name: format!("host-{}", span[0]),
-            args: ["--serve", &serve, "--bootstrap", door, "--threads", "1"].map(str::to_owned).into(),
+            args: ["--serve", &serve, "--bootstrap", door, "--threads", "1"]
+                .map(str::to_owned)
+                .into(),
         }
     }
 
