@@ -129,7 +129,7 @@ async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Starte
         .local_addr()
         .map_err(|error| Failure::of(Code::Resources, "the API has no address", &error))?;
     let (stop_api, stopped) = tokio::sync::oneshot::channel::<()>();
-    let router = api::router(std::sync::Arc::new(node.engine()));
+    let router = api::router(std::sync::Arc::new(node.engine()), crate::entropy::seed);
     let api = tokio::spawn(api::serve(listener, router, async { drop(stopped.await) }));
     stages.done("API", &format!("http://{address}/v1"));
     let note = NodeNote { api: address, pid: std::process::id(), peer: node.peer() };
