@@ -26,28 +26,44 @@ const HOSTS: u32 = 3;
 /// # Errors
 /// Whatever stands in the way, named; nothing is left behind in any case.
 pub(crate) async fn demo(global: &Global, args: DemoArgs) -> Result<(), Failure> {
-    tokio::select! {
-        outcome = play(global, &args) => outcome,
-        () = crate::signals::stop() => {
-            Err(Failure::new(Code::Interrupted, "stopped").because("Ctrl-C"))
+    let stages = Stages::start(global.quiet);
+    let stop = crate::signals::stop();
+    tokio::pin!(stop);
+    let stood = tokio::select! {
+        stood = play(global, &args, &stages) => stood?,
+        () = &mut stop => {
+            return Err(Failure::new(Code::Interrupted, "stopped").because("Ctrl-C"));
         }
+    };
+    if args.keep {
+        how_to_use(&stages, &stood.api, &stood.door);
+        stop.await;
+        stages.line("  stopped");
     }
+    stood.members.stop().await;
+    Ok(())
 }
 
-async fn play(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
-    let stages = Stages::start(global.quiet);
+/// A swarm that has answered.
+struct Stood {
+    members: Members,
+    /// Where the client's API is.
+    api: String,
+    /// Where the bootstrap node is.
+    door: String,
+}
+
+async fn play(global: &Global, args: &DemoArgs, stages: &Stages) -> Result<Stood, Failure> {
     let model = crate::local::ensure_model(global, &args.model).await?;
     let blocks = model.manifest().blocks;
     stages.done("model", &format!("{} · {} blocks · stored", model.name(), blocks));
     let spans = split(blocks, HOSTS)?;
+    let missing = |what: &str| Failure::new(Code::Failure, what.to_owned());
     let mut members = Members::new(crate::config::models(global)?)?;
     let bootstrap = members.start(Member::bootstrap()).await?;
     stages.done("bootstrap", &format!("{} · its own process", short(&bootstrap.peer)));
-    let door = bootstrap
-        .addresses
-        .first()
-        .cloned()
-        .ok_or_else(|| Failure::new(Code::Failure, "the bootstrap node has no address"))?;
+    let door = bootstrap.addresses.first().cloned();
+    let door = door.ok_or_else(|| missing("the bootstrap node has no address"))?;
     let reference = model.reference().to_owned();
     let mut starting: Vec<Member> =
         spans.iter().map(|span| Member::host(&reference, span, &door)).collect();
@@ -56,12 +72,8 @@ async fn play(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
     for (member, span) in ready.iter().zip(&spans) {
         stages.done("host", &format!("{} · blocks {}-{}", short(&member.peer), span[0], span[1]));
     }
-    let client = ready
-        .last()
-        .cloned()
-        .ok_or_else(|| Failure::new(Code::Failure, "the client did not start"))?;
-    let api =
-        client.api.clone().ok_or_else(|| Failure::new(Code::Failure, "the client has no API"))?;
+    let client = ready.last().ok_or_else(|| missing("the client did not start"))?;
+    let api = client.api.clone().ok_or_else(|| missing("the client has no API"))?;
     stages.done("client", &format!("{} · hosts nothing · http://{api}/v1", short(&client.peer)));
     asking::wait_until_covered(&api, &reference, STAND, &mut members).await?;
     stages.done("swarm", "every block has a host; they met through the DHT");
@@ -70,13 +82,9 @@ async fn play(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
     if global.json {
         println!("{}", report(args, &answer));
     } else {
-        explain(&stages, &answer, args, &api);
+        explain(stages, &answer, args);
     }
-    if args.keep {
-        keep(&stages, &api, &door).await;
-    }
-    members.stop().await;
-    Ok(())
+    Ok(Stood { members, api, door })
 }
 
 /// Shares `blocks` among `hosts`: consecutive inclusive spans, the first ones not smaller.
@@ -107,7 +115,7 @@ fn report(args: &DemoArgs, answer: &asking::DemoAnswer) -> Value {
     })
 }
 
-fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs, api: &str) {
+fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs) {
     stages.line("");
     stages.line("  route      host      blocks   ms/token   what it could see");
     let last = answer.route.len().saturating_sub(1);
@@ -135,10 +143,9 @@ fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs, api: &
         stages.line("             taimatsu run smollm2:135m \"…\"   in one process");
         stages.line("             taimatsu up --serve smollm2:135m@0-9   host a span yourself");
     }
-    let _ = api;
 }
 
-async fn keep(stages: &Stages, api: &str, door: &str) {
+fn how_to_use(stages: &Stages, api: &str, door: &str) {
     stages.line(&format!("  running    API        http://{api}/v1"));
     stages.line(&format!("             bootstrap  {door}"));
     stages.line(&format!(
@@ -148,8 +155,6 @@ async fn keep(stages: &Stages, api: &str, door: &str) {
         "               -d '{\"model\":\"smollm2:135m\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'",
     );
     stages.line("  stop       Ctrl-C");
-    // The caller's select ends this.
-    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]

@@ -133,7 +133,7 @@ impl Members {
     }
 
     /// Ends every process, and removes the directory.
-    pub(crate) async fn stop(&mut self) {
+    pub(crate) async fn stop(mut self) {
         for running in &mut self.running {
             running.pipe = None;
         }
