@@ -13,8 +13,6 @@ mod chat_request;
 pub(crate) mod control;
 mod error;
 pub(crate) mod failures;
-#[cfg(test)]
-mod fake;
 mod fields;
 mod local;
 mod models;
@@ -23,6 +21,7 @@ mod replies;
 mod sampling;
 mod sse;
 mod unsupported;
+mod wire_events;
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -171,6 +170,9 @@ async fn read_bounded(body: Body) -> Result<Bytes, ApiError> {
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
+
+#[cfg(test)]
+mod fake;
 
 #[cfg(test)]
 mod tests {

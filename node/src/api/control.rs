@@ -7,10 +7,7 @@ use taimatsu_protocol::{Sampling, Span};
 
 use super::failures::WireFailure;
 use super::sampling::DEFAULT_TEMPERATURE;
-use crate::engine::{
-    EngineError, Event, FinishReason, Finished, HopReport, Message, Prompt, Question, RouteReport,
-    RouteWish, Started, TokenEvent,
-};
+use crate::engine::{Message, Prompt, Question, RouteWish};
 
 /// `POST /taimatsu/v1/run`: answered by one [`RunEvent`] a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -213,21 +210,21 @@ pub(crate) struct ScoredPosition {
     pub(crate) top: Vec<(u32, f32)>,
 }
 
-/// A line of the answer to a [`RunRequest`]: [`Event`] on the wire.
+/// A line of the answer to a [`RunRequest`]: [`crate::engine::Event`] on the wire.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RunEvent {
-    /// See [`Event::Started`].
+    /// See [`crate::engine::Event::Started`].
     Started(RunStarted),
-    /// See [`Event::Token`].
+    /// See [`crate::engine::Event::Token`].
     Token(RunToken),
-    /// See [`Event::Finished`].
+    /// See [`crate::engine::Event::Finished`].
     Finished(RunFinished),
-    /// See [`Event::Failed`].
+    /// See [`crate::engine::Event::Failed`].
     Failed(WireFailure),
 }
 
-/// See [`Started`].
+/// See [`crate::engine::Started`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RunStarted {
     /// The model's canonical name.
@@ -236,7 +233,7 @@ pub(crate) struct RunStarted {
     pub(crate) prompt_tokens: Vec<u32>,
 }
 
-/// See [`TokenEvent`].
+/// See [`crate::engine::TokenEvent`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunToken {
     /// Its id.
@@ -251,7 +248,7 @@ pub(crate) struct RunToken {
     pub(crate) top: Vec<(u32, f32)>,
 }
 
-/// See [`Finished`].
+/// See [`crate::engine::Finished`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunFinished {
     /// Why it ended.
@@ -264,7 +261,7 @@ pub(crate) struct RunFinished {
     pub(crate) report: RunReport,
 }
 
-/// See [`FinishReason`].
+/// See [`crate::engine::FinishReason`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Reason {
@@ -274,7 +271,7 @@ pub(crate) enum Reason {
     Length,
 }
 
-/// See [`RouteReport`].
+/// See [`crate::engine::RouteReport`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunReport {
     /// Hops in order.
@@ -287,7 +284,7 @@ pub(crate) struct RunReport {
     pub(crate) forwarded_frames: u32,
 }
 
-/// See [`HopReport`].
+/// See [`crate::engine::HopReport`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunHop {
     /// The host's full id.
@@ -335,92 +332,11 @@ impl TryFrom<RawSpan> for WireSpan {
     }
 }
 
-impl From<Event> for RunEvent {
-    fn from(event: Event) -> Self {
-        match event {
-            Event::Started(Started { model, prompt_tokens }) => {
-                Self::Started(RunStarted { model, prompt_tokens })
-            }
-            Event::Token(TokenEvent { id, text, logprob, top }) => {
-                Self::Token(RunToken { id, text, logprob, top })
-            }
-            Event::Finished(finished) => Self::Finished(RunFinished {
-                reason: match finished.reason {
-                    FinishReason::Stop => Reason::Stop,
-                    FinishReason::Length => Reason::Length,
-                },
-                text: finished.text,
-                completion_tokens: finished.completion_tokens,
-                report: finished.report.into(),
-            }),
-            Event::Failed(error) => Self::Failed(error.into()),
-        }
-    }
-}
-
-impl From<RunEvent> for Event {
-    fn from(event: RunEvent) -> Self {
-        match event {
-            RunEvent::Started(RunStarted { model, prompt_tokens }) => {
-                Self::Started(Started { model, prompt_tokens })
-            }
-            RunEvent::Token(RunToken { id, text, logprob, top }) => {
-                Self::Token(TokenEvent { id, text, logprob, top })
-            }
-            RunEvent::Finished(finished) => Self::Finished(Finished {
-                reason: match finished.reason {
-                    Reason::Stop => FinishReason::Stop,
-                    Reason::Length => FinishReason::Length,
-                },
-                text: finished.text,
-                completion_tokens: finished.completion_tokens,
-                report: finished.report.into(),
-            }),
-            RunEvent::Failed(failure) => Self::Failed(EngineError::from(failure)),
-        }
-    }
-}
-
-impl From<RouteReport> for RunReport {
-    fn from(report: RouteReport) -> Self {
-        let hop = |hop: HopReport| RunHop {
-            peer: hop.peer,
-            span: WireSpan(hop.span),
-            ms_per_token: hop.ms_per_token,
-            direct_frames: hop.direct_frames,
-            relayed_frames: hop.relayed_frames,
-        };
-        Self {
-            hops: report.hops.into_iter().map(hop).collect(),
-            ttft_ms: report.ttft_ms,
-            tokens_per_second: report.tokens_per_second,
-            forwarded_frames: report.forwarded_frames,
-        }
-    }
-}
-
-impl From<RunReport> for RouteReport {
-    fn from(report: RunReport) -> Self {
-        let hop = |hop: RunHop| HopReport {
-            peer: hop.peer,
-            span: hop.span.0,
-            ms_per_token: hop.ms_per_token,
-            direct_frames: hop.direct_frames,
-            relayed_frames: hop.relayed_frames,
-        };
-        Self {
-            hops: report.hops.into_iter().map(hop).collect(),
-            ttft_ms: report.ttft_ms,
-            tokens_per_second: report.tokens_per_second,
-            forwarded_frames: report.forwarded_frames,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::fake;
+    use crate::engine::{EngineError, Event, TokenEvent};
     use serde_json::{Value, json};
 
     fn question(prompt: Prompt, route: RouteWish) -> Question {
