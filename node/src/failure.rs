@@ -109,18 +109,14 @@ impl From<EngineError> for Failure {
                 let first = missing.first().map_or([0, 0], |range| *range);
                 Self::new(Code::Swarm, what)
                     .because("no announcement of these blocks is in force")
-                    .try_this(format!(
-                        "host them: taimatsu up --serve MODEL@{}-{}",
-                        first[0], first[1]
-                    ))
+                    .try_this(format!("host them: taimatsu up --serve MODEL@{}-{}", first[0], first[1]))
             }
             EngineError::NoSuchRoute { .. } => {
                 Self::new(Code::Swarm, what).try_this("the same without --route")
             }
             EngineError::Busy { .. } => Self::new(Code::Swarm, what).try_this("again in a moment"),
             EngineError::PeerFailed { .. } | EngineError::PeerTimeout { .. } => {
-                Self::new(Code::Swarm, what)
-                    .try_this("again: another route is taken where there is one")
+                Self::new(Code::Swarm, what).try_this("again: another route is taken where there is one")
             }
             EngineError::Internal(_) => Self::new(Code::Failure, what),
         }
