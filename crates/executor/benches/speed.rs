@@ -1,7 +1,7 @@
 //! Tokens per second of the real model: `cargo bench -p taimatsu-executor`, optionally with the
 //! path of another Llama GGUF file behind `--`.
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/support/chains.rs"]
 mod support;
 
 use std::path::Path;

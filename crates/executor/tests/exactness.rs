@@ -1,5 +1,6 @@
 //! A position's bits hang on the model and the ids up to it alone.
 
+#[path = "support/chains.rs"]
 mod support;
 
 use support::{Chain, Model};

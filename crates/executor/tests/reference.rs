@@ -1,5 +1,6 @@
 //! Answers against llama.cpp's, teacher-forced: its tokens go in, our logits are compared.
 
+#[path = "support/chains.rs"]
 mod support;
 
 use serde::Deserialize;

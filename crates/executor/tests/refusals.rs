@@ -1,5 +1,6 @@
 //! What cannot be computed is refused by name, and leaves the rest as it was.
 
+#[path = "support/chains.rs"]
 mod support;
 
 use support::Model;
