@@ -20,7 +20,7 @@ mod library;
 mod local;
 mod local_engine;
 mod logging;
-mod node;
+pub mod node;
 mod node_client;
 mod question;
 mod run;

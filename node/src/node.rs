@@ -1,7 +1,7 @@
 //! A node: network, judgement, hosted spans, API; from its start to its end.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use futures::FutureExt;
 use taimatsu_executor::ExecutorLimits;
 use taimatsu_model::Store;
 use taimatsu_network::{
-    Incoming, Limits, Multiaddr, Network, NetworkConfig, StartError, StreamKind,
+    FrameTap, Incoming, Limits, Multiaddr, Network, NetworkConfig, StartError, StreamKind,
 };
 use taimatsu_peer::Input;
 use taimatsu_protocol::announcement::{Answer, MAX_QUERY, Query};
@@ -18,6 +18,7 @@ use taimatsu_protocol::codec::BoundedVec;
 use taimatsu_protocol::{Span, SwarmId, codec};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use zeroize::Zeroizing;
 
 use crate::driver::chain_run::Caller;
 use crate::driver::clock::Clock;
@@ -27,6 +28,7 @@ use crate::driver::judge::Judge;
 use crate::driver::prekeys::PrekeyRing;
 use crate::driver::registry::Registry;
 use crate::driver::serving::{Hosted, Serving};
+use crate::engine::SharedEngine;
 use crate::failure::{Code, Failure};
 use crate::library::{KnownModel, Library};
 use crate::swarm_engine::{SwarmEngine, look_around};
@@ -44,37 +46,71 @@ const QUERIES: usize = 32;
 const STREAMS: usize = 4_096;
 
 /// What a node is made of.
-#[derive(Debug)]
-pub(crate) struct NodeConfig {
+pub struct NodeConfig {
     /// Its ed25519 seed.
-    pub(crate) key: zeroize::Zeroizing<[u8; 32]>,
+    pub key: Zeroizing<[u8; 32]>,
     /// The swarm's name.
-    pub(crate) swarm: String,
+    pub swarm: String,
     /// Where it listens for other nodes.
-    pub(crate) listen: Vec<Multiaddr>,
+    pub listen: Vec<Multiaddr>,
     /// Whom it dials first.
-    pub(crate) bootstrap: Vec<Multiaddr>,
-    /// Whether it keeps a part of the DHT.
-    pub(crate) dht_server: bool,
+    pub bootstrap: Vec<Multiaddr>,
     /// Sessions at a time.
-    pub(crate) max_sessions: usize,
+    pub max_sessions: usize,
     /// Where models are.
-    pub(crate) models: PathBuf,
+    pub models: PathBuf,
+    /// Hears every frame of every stream; for tests.
+    pub tap: Option<Arc<dyn FrameTap>>,
 }
 
 /// A span to be hosted.
 #[derive(Debug, Clone)]
-pub(crate) struct Offer {
-    /// Of which model.
+pub struct Offer {
     pub(crate) model: Arc<KnownModel>,
-    /// Which span.
     pub(crate) span: Span,
-    /// What it may use.
     pub(crate) limits: ExecutorLimits,
 }
 
+impl Offer {
+    /// Blocks `blocks` (`A-B`, inclusive; none: all) of the model that `reference` means in the
+    /// store `models`.
+    ///
+    /// # Errors
+    /// There is no such model, or no such span of it.
+    pub fn of(
+        models: &Path,
+        reference: &str,
+        blocks: Option<&str>,
+        limits: ExecutorLimits,
+    ) -> Result<Self, Failure> {
+        let library = Library::new(Store::open(models).ok());
+        let model = library.find(reference)?.ok_or_else(|| library.unknown(reference))?;
+        Self::new(model, reference, blocks, limits)
+    }
+
+    pub(crate) fn new(
+        model: Arc<KnownModel>,
+        reference: &str,
+        blocks: Option<&str>,
+        limits: ExecutorLimits,
+    ) -> Result<Self, Failure> {
+        let all = model.manifest.blocks;
+        let span = match blocks {
+            Some(blocks) => Span::parse_inclusive(blocks, all),
+            None => Span::whole(all),
+        };
+        let span = span.map_err(|error| {
+            let text = blocks.map_or_else(String::new, |blocks| format!("@{blocks}"));
+            Failure::new(Code::Usage, format!("cannot host {reference}{text}"))
+                .because(error)
+                .try_this(format!("--serve {reference}@0-{}", all.saturating_sub(1)))
+        })?;
+        Ok(Self { model, span, limits })
+    }
+}
+
 /// A running node.
-pub(crate) struct Node {
+pub struct Node {
     network: Network,
     judge: Judge,
     registry: Registry,
@@ -89,7 +125,7 @@ impl Node {
     ///
     /// # Errors
     /// A port is in use, an address is none of this machine's.
-    pub(crate) async fn start(config: NodeConfig) -> Result<Self, Failure> {
+    pub async fn start(config: NodeConfig) -> Result<Self, Failure> {
         let swarm = SwarmId::named(&config.swarm);
         let clock = Clock::start();
         let (network, incoming) = taimatsu_network::start(NetworkConfig {
@@ -97,9 +133,9 @@ impl Node {
             swarm,
             listen: config.listen,
             bootstrap: config.bootstrap,
-            dht_server: config.dht_server,
+            dht_server: true,
             limits: Limits::default(),
-            tap: None,
+            tap: config.tap,
         })
         .await
         .map_err(|error| not_started(&error))?;
@@ -137,30 +173,32 @@ impl Node {
     }
 
     /// This node's full id.
-    pub(crate) fn peer(&self) -> String {
+    #[must_use]
+    pub fn peer(&self) -> String {
         self.network.peer_id().to_string()
     }
 
     /// Where other nodes dial it.
-    pub(crate) async fn addresses(&self) -> Vec<String> {
+    pub async fn addresses(&self) -> Vec<String> {
         self.network.addresses().await.iter().map(ToString::to_string).collect()
     }
 
     /// Whether some node of the swarm is known, after at most ten seconds.
-    pub(crate) async fn joined(&self) -> bool {
+    pub async fn joined(&self) -> bool {
         self.network.joined().await.is_ok()
     }
 
     /// What answers its API.
-    pub(crate) fn engine(&self) -> SwarmEngine {
-        self.engine.clone()
+    #[must_use]
+    pub fn engine(&self) -> SharedEngine {
+        Arc::new(self.engine.clone())
     }
 
     /// Loads a span and offers it to the swarm.
     ///
     /// # Errors
     /// Its weights are not here, or the executor refuses them.
-    pub(crate) async fn host(&mut self, offer: Offer) -> Result<(), Failure> {
+    pub async fn host(&mut self, offer: Offer) -> Result<(), Failure> {
         let Offer { model, span, limits } = offer;
         let (loading, what) = (model.clone(), format!("cannot host {}@{span}", model.name));
         let work = move || hosting::load(&loading, span, limits);
@@ -180,7 +218,7 @@ impl Node {
     }
 
     /// Takes no more sessions, lets the running ones end for a while, and leaves.
-    pub(crate) async fn stop(self, hurry: impl Future<Output = ()>) {
+    pub async fn stop(self, hurry: impl Future<Output = ()>) {
         self.judge.tell(Input::Drain).await;
         let idle = async {
             let mut ticks = tokio::time::interval(Duration::from_millis(50));

@@ -7,7 +7,7 @@ use serde_json::json;
 use taimatsu_bootstrap as bootstrap;
 use taimatsu_executor::ExecutorLimits;
 use taimatsu_network::Multiaddr;
-use taimatsu_protocol::{Span, SwarmId};
+use taimatsu_protocol::SwarmId;
 
 use super::{DemoNodeArgs, Global, UpArgs};
 use crate::demo::{Ready, end_with_parent};
@@ -117,9 +117,9 @@ async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Starte
         swarm: args.swarm.clone(),
         listen: listen(args)?,
         bootstrap: addresses(&args.bootstrap)?,
-        dht_server: true,
         max_sessions: args.max_sessions as usize,
         models: config::models(global)?,
+        tap: None,
     })
     .await?;
     let addresses = node.addresses().await;
@@ -129,7 +129,7 @@ async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Starte
         .local_addr()
         .map_err(|error| Failure::of(Code::Resources, "the API has no address", &error))?;
     let (stop_api, stopped) = tokio::sync::oneshot::channel::<()>();
-    let router = api::router(std::sync::Arc::new(node.engine()), crate::entropy::seed);
+    let router = api::router(node.engine(), crate::entropy::seed);
     let api = tokio::spawn(api::serve(listener, router, async { drop(stopped.await) }));
     stages.done("API", &format!("http://{address}/v1"));
     let note = NodeNote { api: address, pid: std::process::id(), peer: node.peer() };
@@ -175,21 +175,12 @@ async fn offers(global: &Global, args: &UpArgs) -> Result<Vec<Offer>, Failure> {
     for text in &args.serve {
         let (reference, blocks) = split_span(text);
         let model: LocalModel = local::ensure_model(global, reference).await?;
-        let all = model.manifest().blocks;
-        let span = match blocks {
-            Some(blocks) => Span::parse_inclusive(blocks, all),
-            None => Span::whole(all),
-        };
-        let span = span.map_err(|error| {
-            Failure::new(Code::Usage, format!("cannot host {text}"))
-                .because(error)
-                .try_this(format!("--serve {reference}@0-{}", all.saturating_sub(1)))
-        })?;
-        let twice = |offer: &Offer| offer.model.id == model.known.id && offer.span == span;
+        let offer = Offer::new(model.known, reference, blocks, limits)?;
+        let twice = |other: &Offer| other.model.id == offer.model.id && other.span == offer.span;
         if offers.iter().any(twice) {
             return Err(Failure::new(Code::Usage, format!("--serve {text} is given twice")));
         }
-        offers.push(Offer { model: model.known, span, limits });
+        offers.push(offer);
     }
     Ok(offers)
 }
