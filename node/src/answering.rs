@@ -1,8 +1,10 @@
 //! From a question to an answer's events, whoever computes: tokens become text, stop texts cancel,
 //! and the figures are taken.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use futures::future::BoxFuture;
 use taimatsu_model::{Detokenizer, Tokenizer};
 use taimatsu_peer::session::Finish;
 use taimatsu_protocol::control::{HopStats, Token};
@@ -15,68 +17,120 @@ use crate::engine::{
 use crate::run::{Made, Run, RunFailure};
 use crate::text::StopGate;
 
+/// Runs that are begun for one question before it is given up, the first included.
+const ATTEMPTS: u32 = 3;
+
+/// Begins the runs of one question, and knows what their failures mean.
+pub(crate) trait Source: Send + 'static {
+    /// Begins a run. After a failure: another way than the one that failed, or the error that there
+    /// is none.
+    fn begin(&mut self) -> BoxFuture<'_, Result<Begun, EngineError>>;
+
+    /// What a failure is to the caller.
+    fn blame<'a>(&'a mut self, failure: &'a RunFailure) -> BoxFuture<'a, Blame>;
+}
+
+/// A run that has begun.
+pub(crate) struct Begun {
+    /// The run.
+    pub(crate) run: Run,
+    /// Who computes, in order: what is known before. Empty in this process.
+    pub(crate) hops: Vec<HopReport>,
+}
+
+/// A failure, named.
+pub(crate) struct Blame {
+    /// As the caller is told.
+    pub(crate) error: EngineError,
+    /// Whether another way may do better.
+    pub(crate) again: bool,
+}
+
 /// What an answer needs beside the run that makes it.
 pub(crate) struct Frame {
     /// Told first.
     pub(crate) started: Started,
     /// The model's own.
-    pub(crate) tokenizer: std::sync::Arc<Tokenizer>,
+    pub(crate) tokenizer: Arc<Tokenizer>,
     /// Texts that end the answer.
     pub(crate) stop: Vec<String>,
     /// Ids that end it; not shown.
     pub(crate) end_ids: Vec<u32>,
-    /// Who computes, in order: the parts that are known before. Empty in this process.
-    pub(crate) hops: Vec<HopReport>,
     /// When the question came.
     pub(crate) asked: Instant,
 }
 
-/// Names the failure of a run to its caller.
-pub(crate) type Blame = Box<dyn Fn(&RunFailure) -> EngineError + Send>;
-
-/// Sets a task to carry the run's tokens to the caller.
-pub(crate) fn answer(run: Run, frame: Frame, blame: Blame) -> Answer {
+/// Begins a run, and sets a task to carry its tokens to the caller.
+pub(crate) async fn answer(mut source: impl Source, frame: Frame) -> Result<Answer, EngineError> {
+    let begun = source.begin().await?;
     let (events, receiver) = mpsc::channel(EVENTS);
     let (consumed, told) = watch::channel(0);
     tokio::spawn(async move {
         let end = tokio::select! {
-            end = carry(run, frame, blame, &events, told) => end,
+            end = carry(begun, source, frame, &events, told) => end,
             // The caller is gone: dropping the run closes every stream, and the hops free all.
             () = events.closed() => return,
         };
         let _ = events.send(end).await;
     });
+    Ok(Answer { events: receiver, consumed })
+}
+
+/// The answer to a question that wants no tokens.
+pub(crate) fn nothing(frame: Frame) -> Answer {
+    let (events, receiver) = mpsc::channel(EVENTS);
+    let (consumed, _) = watch::channel(0);
+    let finished = Finished {
+        reason: FinishReason::Length,
+        text: String::new(),
+        completion_tokens: 0,
+        report: RouteReport::default(),
+    };
+    // The queue is new and holds more than two.
+    let _ = events.try_send(Event::Started(frame.started));
+    let _ = events.try_send(Event::Finished(finished));
     Answer { events: receiver, consumed }
 }
 
 /// Runs a scoring session to its end.
-pub(crate) async fn scores(mut run: Run, blame: Blame) -> Result<Scores, EngineError> {
+pub(crate) async fn scores(mut source: impl Source) -> Result<Scores, EngineError> {
+    let mut run = source.begin().await?.run;
     let (_consumed, mut told) = watch::channel(0);
     let mut rows = Scores::new();
+    let mut attempts = 1;
     loop {
         match run.next(&mut told).await {
             Made::Scored(row) => rows.push(row),
             Made::Token(_) => {}
             Made::Ended(Ok(_)) => return Ok(rows),
-            Made::Ended(Err(failure)) => return Err(blame(&failure)),
+            Made::Ended(Err(failure)) => {
+                let Blame { error, again } = source.blame(&failure).await;
+                if !again || attempts == ATTEMPTS {
+                    return Err(error);
+                }
+                attempts += 1;
+                rows.clear();
+                run = source.begin().await.map_err(|_| error)?.run;
+            }
         }
     }
 }
 
 async fn carry(
-    mut run: Run,
+    mut begun: Begun,
+    mut source: impl Source,
     frame: Frame,
-    blame: Blame,
     events: &mpsc::Sender<Event>,
     mut told: watch::Receiver<u32>,
 ) -> Event {
     if events.send(Event::Started(frame.started.clone())).await.is_err() {
-        run.cancel();
+        begun.run.cancel();
     }
     let mut text = Assembly::new(&frame);
     let mut pace = Pace::new(frame.asked);
+    let mut attempts = 1;
     let finish = loop {
-        match run.next(&mut told).await {
+        match begun.run.next(&mut told).await {
             Made::Token(token) => {
                 if !text.gate.stopped() {
                     pace.token();
@@ -84,23 +138,41 @@ async fn carry(
                 let Some(event) = text.token(token) else { continue };
                 // Room is certain: the chain's credit is smaller than the queue.
                 if events.send(Event::Token(event)).await.is_err() || text.gate.stopped() {
-                    run.cancel();
+                    begun.run.cancel();
                 }
             }
             Made::Scored(_) => {}
             Made::Ended(Ok(finish)) => break finish,
-            Made::Ended(Err(failure)) => return Event::Failed(blame(&failure)),
+            Made::Ended(Err(failure)) => {
+                let Blame { error, again } = source.blame(&failure).await;
+                // What the caller has seen is not taken back: only an answer without a token
+                // begins again.
+                if !again || pace.tokens > 0 || attempts == ATTEMPTS {
+                    return Event::Failed(error);
+                }
+                attempts += 1;
+                match source.begin().await {
+                    Ok(other) => begun = other,
+                    Err(_) => return Event::Failed(error),
+                }
+            }
         }
     };
     let stopped = text.gate.stopped() || finish == Finish::End;
     let reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
-    let report = pace.report(frame.hops, &run.stats(), run.forwarded());
-    Event::Finished(Finished { reason, text: text.finish(), completion_tokens: pace.tokens, report })
+    let report = pace.report(begun.hops, &begun.run.stats(), begun.run.forwarded());
+    Event::Finished(Finished {
+        reason,
+        text: text.finish(),
+        completion_tokens: pace.tokens,
+        report,
+    })
 }
 
 /// Tokens on their way to text.
 struct Assembly<'a> {
-    detokenizer: Detokenizer<'a>,
+    tokenizer: &'a Tokenizer,
+    detokenizer: Detokenizer,
     gate: StopGate,
     end_ids: &'a [u32],
 }
@@ -108,7 +180,8 @@ struct Assembly<'a> {
 impl<'a> Assembly<'a> {
     fn new(frame: &'a Frame) -> Self {
         Self {
-            detokenizer: Detokenizer::new(&frame.tokenizer),
+            tokenizer: &frame.tokenizer,
+            detokenizer: Detokenizer::new(),
             gate: StopGate::new(frame.stop.clone()),
             end_ids: &frame.end_ids,
         }
@@ -119,13 +192,13 @@ impl<'a> Assembly<'a> {
         if self.gate.stopped() || self.end_ids.contains(&token.id) {
             return None;
         }
-        let text = self.gate.push(&self.detokenizer.push(token.id));
+        let text = self.gate.push(&self.detokenizer.push(self.tokenizer.token_bytes(token.id)));
         let Token { id, logprob, top } = token;
         Some(TokenEvent { id, text, logprob, top: top.into_vec() })
     }
 
     fn finish(&mut self) -> String {
-        let rest = self.detokenizer.finish();
+        let rest = std::mem::take(&mut self.detokenizer).finish();
         let mut text = self.gate.push(&rest);
         if !self.gate.stopped() {
             text.push_str(&self.gate.finish());

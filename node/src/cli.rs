@@ -13,7 +13,7 @@ mod ask;
 mod client;
 mod models;
 mod node;
-mod pulling;
+pub(crate) mod pulling;
 
 /// Community-run inference: a model too big for one machine is carried by many.
 #[derive(Debug, Parser)]
@@ -302,9 +302,8 @@ mod tests {
 
     #[test]
     fn a_prompt_or_ids_but_not_both() {
-        let parse = |args: &[&str]| {
-            Cli::try_parse_from([&["taimatsu", "run", "m"], args].concat()).is_ok()
-        };
+        let parse =
+            |args: &[&str]| Cli::try_parse_from([&["taimatsu", "run", "m"], args].concat()).is_ok();
         assert!(parse(&["hello"]));
         assert!(parse(&["--prompt-ids", "1,2,3"]));
         assert!(!parse(&[]));

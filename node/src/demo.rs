@@ -1,17 +1,19 @@
 //! `taimatsu demo`: a bootstrap node, three hosts and a client, each a process with its own key
 //! and home, that meet through the DHT alone; one question; one answer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::cli::{DemoArgs, Global};
 use crate::failure::{Code, Failure};
+use crate::stages::{Stages, short};
 
 mod asking;
 mod processes;
 
 use processes::{Member, Members};
+pub(crate) use processes::{Ready, end_with_parent};
 
 /// How long the swarm may take to stand. Loading takes a second or two; the rest is for slow disks.
 const STAND: Duration = Duration::from_secs(90);
@@ -19,52 +21,50 @@ const STAND: Duration = Duration::from_secs(90);
 /// Hosts of the demo.
 const HOSTS: u32 = 3;
 
-/// Stages, told as they pass.
-pub(crate) struct Stages {
-    began: Instant,
-    quiet: bool,
-}
-
-impl Stages {
-    fn done(&self, what: &str, detail: &str) {
-        if !self.quiet {
-            eprintln!("  ✓ {what:<10} {detail:<58} {:>5.1}s", self.began.elapsed().as_secs_f64());
-        }
-    }
-
-    fn line(&self, text: &str) {
-        if !self.quiet {
-            eprintln!("{text}");
-        }
-    }
-}
-
 /// Runs the demo to its end; with `--keep`, until Ctrl-C.
 ///
 /// # Errors
 /// Whatever stands in the way, named; nothing is left behind in any case.
 pub(crate) async fn demo(global: &Global, args: DemoArgs) -> Result<(), Failure> {
-    tokio::select! {
-        outcome = play(global, &args) => outcome,
-        () = crate::signals::stop() => {
-            Err(Failure::new(Code::Interrupted, "stopped").because("Ctrl-C"))
+    let stages = Stages::start(global.quiet);
+    let stop = crate::signals::stop();
+    tokio::pin!(stop);
+    let stood = tokio::select! {
+        stood = play(global, &args, &stages) => stood?,
+        () = &mut stop => {
+            return Err(Failure::new(Code::Interrupted, "stopped").because("Ctrl-C"));
         }
+    };
+    if args.keep {
+        how_to_use(&stages, &stood.api, &stood.door);
+        stop.await;
+        stages.line("  stopped");
     }
+    stood.members.stop().await;
+    Ok(())
 }
 
-async fn play(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
-    let stages = Stages { began: Instant::now(), quiet: global.quiet };
+/// A swarm that has answered.
+struct Stood {
+    members: Members,
+    /// Where the client's API is.
+    api: String,
+    /// Where the bootstrap node is.
+    door: String,
+}
+
+async fn play(global: &Global, args: &DemoArgs, stages: &Stages) -> Result<Stood, Failure> {
     let model = crate::local::ensure_model(global, &args.model).await?;
-    let blocks = model.manifest().blocks();
+    let blocks = model.manifest().blocks;
     stages.done("model", &format!("{} · {} blocks · stored", model.name(), blocks));
     let spans = split(blocks, HOSTS)?;
+    let missing = |what: &str| Failure::new(Code::Failure, what.to_owned());
     let mut members = Members::new(crate::config::models(global)?)?;
     let bootstrap = members.start(Member::bootstrap()).await?;
     stages.done("bootstrap", &format!("{} · its own process", short(&bootstrap.peer)));
-    let door = bootstrap.addresses.first().cloned().ok_or_else(|| {
-        Failure::new(Code::Failure, "the bootstrap node has no address")
-    })?;
-    let reference = model.reference();
+    let door = bootstrap.addresses.first().cloned();
+    let door = door.ok_or_else(|| missing("the bootstrap node has no address"))?;
+    let reference = model.reference().to_owned();
     let mut starting: Vec<Member> =
         spans.iter().map(|span| Member::host(&reference, span, &door)).collect();
     starting.push(Member::client(&door));
@@ -72,12 +72,8 @@ async fn play(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
     for (member, span) in ready.iter().zip(&spans) {
         stages.done("host", &format!("{} · blocks {}-{}", short(&member.peer), span[0], span[1]));
     }
-    let client = ready.last().cloned().ok_or_else(|| {
-        Failure::new(Code::Failure, "the client did not start")
-    })?;
-    let api = client.api.clone().ok_or_else(|| {
-        Failure::new(Code::Failure, "the client has no API")
-    })?;
+    let client = ready.last().ok_or_else(|| missing("the client did not start"))?;
+    let api = client.api.clone().ok_or_else(|| missing("the client has no API"))?;
     stages.done("client", &format!("{} · hosts nothing · http://{api}/v1", short(&client.peer)));
     asking::wait_until_covered(&api, &reference, STAND, &mut members).await?;
     stages.done("swarm", "every block has a host; they met through the DHT");
@@ -86,13 +82,9 @@ async fn play(global: &Global, args: &DemoArgs) -> Result<(), Failure> {
     if global.json {
         println!("{}", report(args, &answer));
     } else {
-        explain(&stages, &answer, args, &api);
+        explain(stages, &answer, args);
     }
-    if args.keep {
-        keep(&stages, &api, &door).await;
-    }
-    members.stop().await;
-    Ok(())
+    Ok(Stood { members, api, door })
 }
 
 /// Shares `blocks` among `hosts`: consecutive inclusive spans, the first ones not smaller.
@@ -123,7 +115,7 @@ fn report(args: &DemoArgs, answer: &asking::DemoAnswer) -> Value {
     })
 }
 
-fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs, api: &str) {
+fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs) {
     stages.line("");
     stages.line("  route      host      blocks   ms/token   what it could see");
     let last = answer.route.len().saturating_sub(1);
@@ -135,7 +127,10 @@ fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs, api: &
         };
         let [first, end] = hop.blocks;
         let name = short(&hop.peer);
-        stages.line(&format!("             {name:<9} {first:>2}-{end:<5} {:>8.1}   {sees}", hop.ms_per_token));
+        stages.line(&format!(
+            "             {name:<9} {first:>2}-{end:<5} {:>8.1}   {sees}",
+            hop.ms_per_token
+        ));
     }
     stages.line("             bootstrap: who talked to whom; nothing of the text");
     stages.line(&format!(
@@ -148,10 +143,9 @@ fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs, api: &
         stages.line("             taimatsu run smollm2:135m \"…\"   in one process");
         stages.line("             taimatsu up --serve smollm2:135m@0-9   host a span yourself");
     }
-    let _ = api;
 }
 
-async fn keep(stages: &Stages, api: &str, door: &str) {
+fn how_to_use(stages: &Stages, api: &str, door: &str) {
     stages.line(&format!("  running    API        http://{api}/v1"));
     stages.line(&format!("             bootstrap  {door}"));
     stages.line(&format!(
@@ -161,13 +155,6 @@ async fn keep(stages: &Stages, api: &str, door: &str) {
         "               -d '{\"model\":\"smollm2:135m\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'",
     );
     stages.line("  stop       Ctrl-C");
-    // The caller's select ends this.
-    std::future::pending::<()>().await;
-}
-
-fn short(peer: &str) -> String {
-    let start = peer.len().saturating_sub(6);
-    format!("…{}", peer.get(start..).unwrap_or(peer))
 }
 
 #[cfg(test)]

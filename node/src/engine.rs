@@ -252,6 +252,12 @@ pub enum EngineError {
         /// Inclusive ranges of blocks.
         missing: Vec<[u32; 2]>,
     },
+    /// Nobody is known who hosts any of it.
+    #[error("no host of {model} is known")]
+    NoHost {
+        /// The model.
+        model: String,
+    },
     /// There are hosts, but not for the route that was asked for.
     #[error("no route of the kind `{wish}` to {model}")]
     NoSuchRoute {

@@ -34,13 +34,14 @@ pub struct Failure {
     what: String,
     cause: Option<String>,
     remedy: Option<String>,
+    early: bool,
 }
 
 impl Failure {
     /// A failure of this kind.
     #[must_use]
     pub fn new(code: Code, what: impl Into<String>) -> Self {
-        Self { code, what: one_line(&what.into()), cause: None, remedy: None }
+        Self { code, what: one_line(&what.into()), cause: None, remedy: None, early: true }
     }
 
     /// Why it happened.
@@ -57,19 +58,29 @@ impl Failure {
         self
     }
 
+    /// What went wrong, without cause and remedy.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Says whether anything was given out before it happened.
+    #[must_use]
+    pub const fn early(mut self, early: bool) -> Self {
+        self.early = early;
+        self
+    }
+
+    /// Whether nothing was given out before it happened, so that another way may be tried.
+    #[must_use]
+    pub const fn is_early(&self) -> bool {
+        self.early
+    }
+
     /// A failure with an error's whole chain of sources as its cause.
     #[must_use]
     pub fn of(code: Code, what: impl Into<String>, error: &dyn std::error::Error) -> Self {
-        let mut cause = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            let text = error.to_string();
-            if !cause.contains(&text) {
-                cause = format!("{cause}: {text}");
-            }
-            source = error.source();
-        }
-        Self::new(code, what).because(cause)
+        Self::new(code, what).because(chain(error))
     }
 }
 
@@ -109,18 +120,39 @@ impl From<EngineError> for Failure {
                 let first = missing.first().map_or([0, 0], |range| *range);
                 Self::new(Code::Swarm, what)
                     .because("no announcement of these blocks is in force")
-                    .try_this(format!("host them: taimatsu up --serve MODEL@{}-{}", first[0], first[1]))
+                    .try_this(format!(
+                        "host them: taimatsu up --serve MODEL@{}-{}",
+                        first[0], first[1]
+                    ))
             }
+            EngineError::NoHost { .. } => Self::new(Code::Swarm, what)
+                .because("no node of the swarm announces it")
+                .try_this("host it: taimatsu up --serve MODEL, or give --bootstrap ADDR"),
             EngineError::NoSuchRoute { .. } => {
                 Self::new(Code::Swarm, what).try_this("the same without --route")
             }
             EngineError::Busy { .. } => Self::new(Code::Swarm, what).try_this("again in a moment"),
             EngineError::PeerFailed { .. } | EngineError::PeerTimeout { .. } => {
-                Self::new(Code::Swarm, what).try_this("again: another route is taken where there is one")
+                Self::new(Code::Swarm, what)
+                    .try_this("again: another route is taken where there is one")
             }
             EngineError::Internal(_) => Self::new(Code::Failure, what),
         }
     }
+}
+
+/// An error and its sources in one line, none told twice.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !told.contains(&text) {
+            told = format!("{told}: {text}");
+        }
+        source = error.source();
+    }
+    told
 }
 
 fn one_line(text: &str) -> String {

@@ -67,7 +67,7 @@ impl Home {
         match File::open(&path) {
             Ok(mut file) => {
                 let mut bytes = Zeroizing::new(Vec::new());
-                file.by_ref().take(64).read_to_end(&mut bytes).map_err(|e| broken(&e))?;
+                Read::by_ref(&mut file).take(64).read_to_end(&mut bytes).map_err(|e| broken(&e))?;
                 let key = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|e| broken(&e))?;
                 Ok(Zeroizing::new(key))
             }
@@ -126,7 +126,7 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
 
 /// Writes a file that only its owner can read, whole or not at all.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = path.parent().unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;

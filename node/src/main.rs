@@ -1,2 +1,7 @@
-//! The program.
-fn main() {}
+//! The program `taimatsu`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    taimatsu::main()
+}

@@ -115,7 +115,7 @@ impl Run {
     pub(crate) fn stats(&self) -> Vec<HopStats> {
         match self {
             Self::Chain(run) => run.stats(),
-            Self::Solo(_) => Vec::new(),
+            Self::Solo(run) => vec![run.stats()],
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use taimatsu_peer::session::policy::CREDIT;
 use taimatsu_peer::session::{Finish, Hop, HopConfig, HopInput, HopOutput, TailConfig};
-use taimatsu_protocol::control::{HopFailure, ToClient, ToHop};
+use taimatsu_protocol::control::{HopFailure, HopStats, ToClient, ToHop};
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::clock::Clock;
@@ -21,6 +21,7 @@ pub(crate) struct SoloRun {
     made: VecDeque<Made>,
     task: Task,
     handed: u32,
+    stats: HopStats,
     cancelled: bool,
 }
 
@@ -59,6 +60,7 @@ impl SoloRun {
             made: VecDeque::new(),
             task,
             handed: 0,
+            stats: HopStats::default(),
             cancelled: false,
         };
         run.perform();
@@ -107,6 +109,11 @@ impl SoloRun {
         self.input(HopInput::FromClient(ToHop::Close));
     }
 
+    /// See [`crate::run::Run::stats`].
+    pub(crate) const fn stats(&self) -> HopStats {
+        self.stats
+    }
+
     fn finish(&self) -> Finish {
         if self.cancelled { Finish::Cancelled } else { Finish::Length }
     }
@@ -150,11 +157,8 @@ impl SoloRun {
                 }
             }
             ToClient::Failed(failure) => self.ended(Err(RunFailure::Here(failure))),
-            ToClient::Linked { .. }
-            | ToClient::LinkFailed { .. }
-            | ToClient::Forward(_)
-            | ToClient::Ack { .. }
-            | ToClient::Closed { .. } => {}
+            ToClient::Ack { stats, .. } | ToClient::Closed { stats } => self.stats = stats,
+            ToClient::Linked { .. } | ToClient::LinkFailed { .. } | ToClient::Forward(_) => {}
         }
     }
 

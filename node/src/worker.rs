@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use taimatsu_executor::{
-    ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want as Wanted, Work, sampler,
+    ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Sampler, Want as Wanted, Work,
+    log_softmax_top, logprob_of,
 };
 use taimatsu_peer::session::{Executed, Job, JobInput, Want};
 use taimatsu_protocol::codec::BoundedVec;
@@ -35,13 +36,10 @@ pub(crate) struct Worker {
 
 /// What the thread measures.
 #[derive(Debug, Default)]
-pub(crate) struct Gauges {
-    /// Microseconds of one decoded position, smoothed; 0 before the first.
-    pub(crate) decode_micros: AtomicU32,
-    /// Prefilled positions per second, smoothed; 0 before the first.
-    pub(crate) prefill_rate: AtomicU32,
-    /// Positions of KV that are free.
-    pub(crate) free_positions: AtomicU32,
+struct Gauges {
+    decode_micros: AtomicU32,
+    prefill_rate: AtomicU32,
+    free_positions: AtomicU32,
 }
 
 /// A session's place in a worker. Dropping it frees its KV.
@@ -108,9 +106,19 @@ impl Worker {
         &self.shape
     }
 
-    /// What it measures.
-    pub(crate) fn gauges(&self) -> &Gauges {
-        &self.gauges
+    /// Positions of KV that are free.
+    pub(crate) fn free_positions(&self) -> u32 {
+        self.gauges.free_positions.load(Ordering::Relaxed)
+    }
+
+    /// Microseconds of one decoded position, smoothed; 0 before the first.
+    pub(crate) fn decode_micros(&self) -> u32 {
+        self.gauges.decode_micros.load(Ordering::Relaxed)
+    }
+
+    /// Prefilled positions per second, smoothed; 0 before the first.
+    pub(crate) fn prefill_rate(&self) -> u32 {
+        self.gauges.prefill_rate.load(Ordering::Relaxed)
     }
 
     /// Reserves KV for a session.
@@ -238,7 +246,8 @@ impl Bench {
         self.measure(&orders, micros);
         for (index, ((kv, job, reply), output)) in orders.into_iter().zip(outputs).enumerate() {
             let output = early.remove(&index).map_or(output, Err);
-            let result = output.map_err(|error| failure(&error)).and_then(|o| self.finish(kv, &job, o));
+            let result =
+                output.map_err(|error| failure(&error)).and_then(|o| self.finish(kv, &job, o));
             let _ = reply.send((result, micros));
         }
     }
@@ -260,7 +269,7 @@ impl Bench {
             (TailTask::Score { top }, Want::Scores) => {
                 let rows = logits.chunks(self.executor.shape().vocab as usize);
                 let top = usize::from(*top);
-                Ok(Executed::Scored(rows.map(|row| sampler::log_softmax_top(row, top)).collect()))
+                Ok(Executed::Scored(rows.map(|row| log_softmax_top(row, top)).collect()))
             }
             _ => Err(HopFailure::Internal),
         }
@@ -288,10 +297,10 @@ impl Tail {
         // The token stands where the job ends; what was sampled beyond that was rolled back.
         let position = job.start + job.count;
         self.prompt.truncate(position as usize);
-        let id = sampler::sample(sampling, logits, &self.prompt, position, 0);
+        let id = Sampler::new(*sampling).sample(logits, &self.prompt, position, 0);
         self.prompt.push(id);
-        let logprob = logprobs.map(|_| sampler::logprob_of(logits, id));
-        let top = logprobs.map(|top| sampler::log_softmax_top(logits, usize::from(top)));
+        let logprob = logprobs.and_then(|_| logprob_of(logits, id));
+        let top = logprobs.map(|top| log_softmax_top(logits, usize::from(top)));
         Token { id, logprob, top: BoundedVec::truncated(top.unwrap_or_default()) }
     }
 }
@@ -308,9 +317,9 @@ const fn wanted(want: Want) -> Wanted {
 fn failure(error: &ExecutorError) -> HopFailure {
     match error {
         ExecutorError::NonFinite { position, block } => {
-            HopFailure::NonFinite { position: *position, block: *block }
+            HopFailure::NonFinite { position: *position, block: block.unwrap_or(u32::MAX) }
         }
-        ExecutorError::UnknownToken { id } => HopFailure::UnknownToken { id: *id },
+        ExecutorError::UnknownToken { id, .. } => HopFailure::UnknownToken { id: *id },
         ExecutorError::NoKv { .. } => HopFailure::NoKv,
         other => {
             tracing::error!(%other, "the executor failed");

@@ -22,8 +22,8 @@ pub const MAX_ANSWER: usize = 32 << 20;
 /// The arithmetic that a host computes with. Hosts of one chain must agree on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Numerics {
-    /// candle's quantised CPU kernels, attention in plain f32; equal bits on equal CPUs only.
-    Candle,
+    /// Weights unpacked to f32, every sum in one fixed order: the same bits on every CPU.
+    F32,
     /// The fake executor of tests.
     Echo,
 }

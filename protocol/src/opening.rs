@@ -372,7 +372,7 @@ mod tests {
             model: ModelId::of(b"m"),
             span: Span::whole(30).unwrap(),
             hops: 1,
-            numerics: Numerics::Candle,
+            numerics: Numerics::F32,
             prompt_len: 3,
             positions: 64,
             out: None,

@@ -72,6 +72,8 @@ struct World {
     consume: bool,
     ended: BTreeSet<u8>,
     relayed: BTreeSet<u8>,
+    /// Hops that hear of the answer's end later than the others.
+    slow_close: BTreeSet<u8>,
 }
 
 impl World {
@@ -129,6 +131,7 @@ impl World {
             consume: true,
             ended: BTreeSet::new(),
             relayed: BTreeSet::new(),
+            slow_close: BTreeSet::new(),
         };
         for hop in 0..hops {
             world.after(5, Event::Accepted(hop));
@@ -304,6 +307,11 @@ impl World {
                 HopOutput::Expect { .. } => {}
                 HopOutput::End => {
                     assert!(self.ended.insert(hop), "a hop ends once");
+                    // Its streams end with it, and neighbours are nearer than the client.
+                    for generation in [1, 2] {
+                        self.after(1, Event::LaneLost(next, End::In, generation));
+                        self.after(1, Event::LaneLost(previous, End::Out, generation));
+                    }
                 }
             }
         }
@@ -328,7 +336,8 @@ impl World {
             assert!(self.outcome.is_none(), "nothing follows the end");
             match output {
                 OriginOutput::ToHop { hop, message, frame } => {
-                    self.after(10, Event::ToHop(hop, message, frame));
+                    let late = message == ToHop::Close && self.slow_close.contains(&hop);
+                    self.after(if late { 50 } else { 10 }, Event::ToHop(hop, message, frame));
                 }
                 OriginOutput::Open => {}
                 OriginOutput::Token(token) => {
@@ -526,6 +535,18 @@ fn a_higher_epoch_rolls_a_hop_back() {
     assert!(!hop.is_done());
     assert_eq!(jobs, [(0, 4), (3, 1)], "what was queued of the old epoch is dropped");
     assert_eq!(sent, [(1, 3)], "and what was computed of it goes no further");
+}
+
+#[test]
+fn every_hop_says_what_it_cost_though_its_neighbours_leave_first() {
+    let mut world = World::new(5, 3, &[3, 4, 5], 6, None, false);
+    // The tail hears of the end last.
+    world.slow_close.insert(2);
+    world.run(MINUTE);
+    assert_eq!(world.outcome, Some(Ok(Finish::Length)));
+    for stats in world.origin.stats() {
+        assert_eq!((stats.prefill_positions, stats.decode_steps), (3, 5), "{stats:?}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::processes::Members;
 use crate::cli::{DemoArgs, Global};
 use crate::failure::{Code, Failure};
+use crate::node_client::http;
 
 /// How often the client is asked whether the model is covered.
 const POLL: Duration = Duration::from_millis(50);
@@ -155,12 +156,4 @@ impl Streamed {
             tokens_per_second: label.tokens_per_second,
         })
     }
-}
-
-fn http() -> Result<reqwest::Client, Failure> {
-    reqwest::Client::builder()
-        .no_proxy()
-        .connect_timeout(Duration::from_secs(5))
-        .build()
-        .map_err(|error| Failure::of(Code::Failure, "no HTTP client", &error))
 }

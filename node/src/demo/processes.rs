@@ -69,7 +69,9 @@ impl Member {
         let serve = format!("{model}@{}-{}", span[0], span[1]);
         Self {
             name: format!("host-{}", span[0]),
-            args: ["--serve", &serve, "--bootstrap", door, "--threads", "1"].map(str::to_owned).into(),
+            args: ["--serve", &serve, "--bootstrap", door, "--threads", "1"]
+                .map(str::to_owned)
+                .into(),
         }
     }
 
@@ -131,7 +133,7 @@ impl Members {
     }
 
     /// Ends every process, and removes the directory.
-    pub(crate) async fn stop(&mut self) {
+    pub(crate) async fn stop(mut self) {
         for running in &mut self.running {
             running.pipe = None;
         }

@@ -225,8 +225,7 @@ impl Knock {
         match codec::decode::<Reply>(&frame, MAX_REPLY) {
             Ok(Reply::Accepted { nonce }) => {
                 let place = Place::Control { hop: self.hop };
-                let channel =
-                    Channel::new(&secret, self.session, place, Direction::Forth, &nonce);
+                let channel = Channel::new(&secret, self.session, place, Direction::Forth, &nonce);
                 Ok((Line { channel, queue: FrameQueue::over(writer) }, reader))
             }
             Ok(Reply::Refused(refusal)) => Err(Some(refusal)),

@@ -235,7 +235,13 @@ impl Running {
         }
     }
 
-    fn send<M: serde::Serialize>(&mut self, end: End, mark: Mark, message: &M, tensor: Option<&[u8]>) {
+    fn send<M: serde::Serialize>(
+        &mut self,
+        end: End,
+        mark: Mark,
+        message: &M,
+        tensor: Option<&[u8]>,
+    ) {
         let lane = self.lane(end);
         let generation = lane.generation();
         let sent = lane.send(mark, message, tensor).is_ok();

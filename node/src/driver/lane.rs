@@ -115,8 +115,7 @@ impl Lane {
     pub(crate) fn dial(&mut self, generation: u32, relayed: bool) {
         self.renew(generation, relayed);
         let Some(opening) = &self.opening else { return };
-        let greeting =
-            Greeting::new(self.session, self.number, opening, crate::entropy::bytes());
+        let greeting = Greeting::new(self.session, self.number, opening, crate::entropy::bytes());
         if relayed {
             self.to_client.push_back(codec::encode(greeting.hello()));
             self.greeting = Some(greeting);

@@ -35,26 +35,28 @@ impl PrekeyRing {
     pub(crate) fn find(&self, id: &PrekeyId, now: UnixSeconds) -> Option<Arc<PrekeySecret>> {
         let ring = self.0.borrow();
         let found = ring.iter().find(|secret| secret.public().id == *id)?;
-        (now < found.public().not_after.plus(PREKEY_GRACE)).then(|| found.clone())
+        (now < accepted_until(found)).then(|| found.clone())
     }
 
     /// Draws a new prekey where the current one is in its last half: true if it did.
     pub(crate) fn rotate(&self, now: UnixSeconds) -> bool {
-        let fresh = |secret: &Arc<PrekeySecret>| {
-            now.plus(PREKEY_LIFE / 2) < secret.public().not_after
-        };
+        let fresh =
+            |secret: &Arc<PrekeySecret>| now.plus(PREKEY_LIFE / 2) < secret.public().not_after;
         if self.0.borrow().last().is_some_and(fresh) {
             return false;
         }
-        let accepted = |secret: &Arc<PrekeySecret>| {
-            now < secret.public().not_after.plus(PREKEY_GRACE)
-        };
-        let mut ring: Vec<_> = self.0.borrow().iter().filter(|s| accepted(s)).cloned().collect();
+        let mut ring: Vec<_> =
+            self.0.borrow().iter().filter(|secret| now < accepted_until(secret)).cloned().collect();
         let new = PrekeySecret::generate(&mut crate::entropy::rng(), now.plus(PREKEY_LIFE));
         ring.push(Arc::new(new));
         self.0.send_replace(Arc::new(ring));
         true
     }
+}
+
+/// When an opening to this prekey stops being accepted.
+pub(crate) fn accepted_until(secret: &PrekeySecret) -> UnixSeconds {
+    secret.public().not_after.plus(PREKEY_GRACE)
 }
 
 #[cfg(test)]

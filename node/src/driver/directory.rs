@@ -1,0 +1,119 @@
+//! Who hosts what: asked of the DHT for names of hosts, and of these for signed announcements.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+use taimatsu_network::{Network, ProviderKey};
+use taimatsu_peer::Input;
+use taimatsu_protocol::announcement::{Answer, MAX_ANSWER, Query};
+use taimatsu_protocol::{Announcement, ModelId, PeerId, SwarmId, codec};
+
+use super::judge::Judge;
+
+/// Hosts asked in one lookup: each answers for all that it knows.
+const ASKED: usize = 32;
+
+/// Of these at a time.
+const AT_A_TIME: usize = 8;
+
+/// What one host may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a lookup may take: less than an ask waits for it.
+const LOOKUP: Duration = Duration::from_millis(4_500);
+
+/// The first pause of a node that knows no answerable model: the nodes of one machine start
+/// within a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// The longest pause: announcements change every two minutes.
+const LAST_PAUSE: Duration = Duration::from_secs(20);
+
+/// Finds the hosts of a model, and hands what they say to the judge.
+pub(crate) async fn look_up(
+    network: &Network,
+    judge: &Judge,
+    swarm: SwarmId,
+    model: ModelId,
+    blocks: u32,
+) {
+    let last = ProviderKey::group_of(blocks.saturating_sub(1));
+    let keys = (0..=last).map(|group| ProviderKey::for_group(swarm, model, group));
+    let work = async {
+        let found = providers(network, keys).await;
+        ask_all(network, judge, found, Some(model)).await;
+    };
+    if tokio::time::timeout(LOOKUP, work).await.is_err() {
+        tracing::debug!(%model, "a lookup took too long");
+    }
+}
+
+/// The hosts that announce the first blocks of a model, or any.
+pub(crate) async fn hosts_of(network: &Network, swarm: SwarmId, model: ModelId) -> Vec<PeerId> {
+    let keys = [ProviderKey::for_group(swarm, model, 0), ProviderKey::directory(swarm)];
+    providers(network, keys).await.into_iter().collect()
+}
+
+/// Keeps the node's picture of the swarm fresh for as long as it runs: which models there are,
+/// and whether they can be answered.
+pub(crate) async fn keep_fresh(network: Network, judge: Judge, swarm: SwarmId) {
+    let mut pause = FIRST_PAUSE;
+    let _ = network.joined().await;
+    loop {
+        let found = providers(&network, [ProviderKey::directory(swarm)]).await;
+        ask_all(&network, &judge, found, None).await;
+        for peer in network.status().await.peers {
+            if let Some(rtt) = peer.rtt {
+                let micros = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+                judge.tell(Input::Rtt { peer: peer.peer, micros }).await;
+            }
+        }
+        let complete = judge.coverage().await.iter().any(|model| model.missing.is_empty());
+        pause = if complete { LAST_PAUSE } else { (pause * 5 / 4).min(LAST_PAUSE) };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn providers(
+    network: &Network,
+    keys: impl IntoIterator<Item = ProviderKey>,
+) -> BTreeSet<PeerId> {
+    let queries = stream::iter(keys).map(|key| network.providers(key));
+    let mut queries = queries.buffer_unordered(AT_A_TIME);
+    let mut found = BTreeSet::new();
+    while let Some(answer) = queries.next().await {
+        match answer {
+            Ok(peers) => found.extend(peers),
+            Err(error) => tracing::debug!(%error, "the directory did not answer"),
+        }
+    }
+    found
+}
+
+async fn ask_all(
+    network: &Network,
+    judge: &Judge,
+    found: BTreeSet<PeerId>,
+    model: Option<ModelId>,
+) {
+    let asked = stream::iter(found.into_iter().take(ASKED));
+    asked.for_each_concurrent(AT_A_TIME, |peer| ask(network, judge, peer, model)).await;
+}
+
+async fn ask(network: &Network, judge: &Judge, peer: PeerId, model: Option<ModelId>) {
+    let query = codec::encode(&Query::Announcements { model });
+    let asked = tokio::time::timeout(PATIENCE, network.ask(peer, query)).await;
+    let Ok(Ok(answer)) = asked else {
+        tracing::debug!(%peer, "a host did not say what it hosts");
+        return;
+    };
+    let Ok(Answer::Announcements(list)) = codec::decode(&answer, MAX_ANSWER) else { return };
+    for signed in list.into_vec() {
+        match signed.verify::<Announcement>() {
+            Ok(verified) => judge.tell(Input::Announced(Box::new(verified))).await,
+            Err(error) => tracing::debug!(%peer, %error, "an announcement is not believed"),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Spans brought into memory and offered to the swarm.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taimatsu_executor::{CpuExecutor, ExecutorError, ExecutorLimits};
+use taimatsu_model::{GgufError, GgufFile};
+use taimatsu_network::{Network, ProviderKey};
+use taimatsu_peer::{Hosting, Input, Load};
+use taimatsu_protocol::{Numerics, Span, SwarmId};
+
+use super::judge::Judge;
+use super::serving::Hosted;
+use crate::library::KnownModel;
+use crate::worker::Worker;
+
+/// How often the executor's figures are told to the judge, which announces them in its own time.
+const LOAD_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a span cannot be hosted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// Its weights are not on this machine.
+    #[error("the weights of {0} are not on this machine")]
+    NoWeights(String),
+    /// The file cannot be read.
+    #[error("the model's file cannot be read")]
+    File(#[from] GgufError),
+    /// The executor refuses it.
+    #[error("the executor refuses it")]
+    Executor(#[from] ExecutorError),
+    /// No thread for it.
+    #[error("no thread can be started")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Maps a span's tensors and gives them a thread. Takes as long as the disk does.
+///
+/// # Errors
+/// See [`LoadError`].
+pub(crate) fn load(
+    model: &KnownModel,
+    span: Span,
+    limits: ExecutorLimits,
+) -> Result<Worker, LoadError> {
+    let executor = load_executor(model, span, limits)?;
+    Ok(Worker::start(Box::new(executor))?)
+}
+
+/// Maps a span's tensors.
+///
+/// # Errors
+/// See [`LoadError`].
+pub(crate) fn load_executor(
+    model: &KnownModel,
+    span: Span,
+    limits: ExecutorLimits,
+) -> Result<CpuExecutor, LoadError> {
+    let path: &Path =
+        model.path.as_deref().ok_or_else(|| LoadError::NoWeights(model.name.clone()))?;
+    let file = Arc::new(GgufFile::open(path)?);
+    Ok(CpuExecutor::load(&file, &model.manifest, span, limits)?)
+}
+
+/// Tells the judge and the directory of a hosted span.
+pub(crate) async fn offer(
+    network: &Network,
+    judge: &Judge,
+    swarm: SwarmId,
+    blocks: u32,
+    context: u32,
+    hosted: &Hosted,
+) {
+    let span = hosted.worker.span();
+    let free_positions = hosted.worker.free_positions();
+    let hosting = Hosting {
+        model: hosted.model,
+        blocks,
+        span,
+        numerics: Numerics::F32,
+        context: context.min(free_positions),
+        free_positions,
+    };
+    judge.tell(Input::Hosting(hosting)).await;
+    let groups = span.blocks().map(ProviderKey::group_of);
+    let mut keys: Vec<_> =
+        groups.map(|group| ProviderKey::for_group(swarm, hosted.model, group)).collect();
+    keys.dedup();
+    keys.push(ProviderKey::directory(swarm));
+    for key in keys {
+        let network = network.clone();
+        // Kept by the network and repeated from now on: nobody need wait for the first round.
+        tokio::spawn(async move {
+            if let Err(error) = network.provide(key).await {
+                tracing::debug!(%error, "announced later");
+            }
+        });
+    }
+}
+
+/// Reports the executor's figures for as long as the node runs.
+pub(crate) async fn report_load(judge: Judge, hosted: Hosted) {
+    let mut ticks = tokio::time::interval(LOAD_EVERY);
+    loop {
+        ticks.tick().await;
+        let Hosted { model, worker } = &hosted;
+        let load = Load {
+            model: *model,
+            span: worker.span(),
+            free_positions: worker.free_positions(),
+            decode_micros: worker.decode_micros(),
+            prefill_rate: worker.prefill_rate(),
+        };
+        judge.tell(Input::Load(load)).await;
+    }
+}

@@ -1,0 +1,306 @@
+//! The one task that owns the node's [`Peer`]: others tell it what happened and ask what to do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
+use taimatsu_network::Network;
+use taimatsu_peer::routing::{Chain, Wish};
+use taimatsu_peer::{Ask, Config, Input, OpeningSummary, Output, Peer, RouteError};
+use taimatsu_protocol::opening::{Opening, Refusal};
+use taimatsu_protocol::signed::{SignedBytes, Verified};
+use taimatsu_protocol::{ModelId, PeerId, SessionId, Span, SwarmId, UnixSeconds};
+use tokio::sync::{mpsc, oneshot};
+
+use super::clock::Clock;
+use super::directory;
+
+/// Commands that may wait; whoever sends one more waits too.
+const COMMANDS: usize = 256;
+
+/// When a judge that does not answer asks to be tried again, in milliseconds.
+const RETRY_MS: u32 = 1_000;
+
+/// A handle to the judgement; cloned freely.
+#[derive(Debug, Clone)]
+pub(crate) struct Judge {
+    commands: mpsc::Sender<Command>,
+}
+
+/// What is known of one model in the swarm, this node's own spans included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Coverage {
+    /// Which model.
+    pub(crate) model: ModelId,
+    /// Its number of blocks, as most of its hosts say.
+    pub(crate) blocks: u32,
+    /// Who hosts what of it.
+    pub(crate) spans: Vec<(PeerId, Span)>,
+    /// Blocks that another node than this one must host for an answer, and none does (inclusive).
+    pub(crate) missing: Vec<[u32; 2]>,
+}
+
+enum Command {
+    Input(Box<Input>),
+    Ask { ask: Ask, reply: oneshot::Sender<Result<Chain, RouteError>> },
+    Open { opening: OpeningSummary, reply: oneshot::Sender<Result<(), Refusal>> },
+    Answer { model: Option<ModelId>, reply: oneshot::Sender<Vec<SignedBytes>> },
+    Own { reply: oneshot::Sender<Option<SignedBytes>> },
+    Coverage { reply: oneshot::Sender<Vec<Coverage>> },
+    Sessions { reply: oneshot::Sender<usize> },
+}
+
+impl Judge {
+    /// Starts the task. It ends when the last handle is dropped.
+    pub(crate) fn start(
+        key: Arc<SigningKey>,
+        network: Network,
+        clock: Clock,
+        swarm: SwarmId,
+        max_sessions: usize,
+    ) -> Self {
+        let wall = Clock::wall();
+        let peer = Peer::new(Config {
+            me: network.peer_id(),
+            swarm,
+            sequence: wall.0.saturating_mul(1_000),
+            max_sessions,
+            seed: crate::entropy::seed(),
+        });
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let bench = Bench {
+            peer,
+            key,
+            network,
+            clock,
+            swarm,
+            // Weak: a lookup's task must not keep the judge alive.
+            commands: commands.downgrade(),
+            next: 0,
+            asks: BTreeMap::new(),
+            opens: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+        };
+        tokio::spawn(bench.run(inbox));
+        Self { commands }
+    }
+
+    /// Tells what happened.
+    pub(crate) async fn tell(&self, input: Input) {
+        let _ = self.commands.send(Command::Input(Box::new(input))).await;
+    }
+
+    /// A session that was admitted is over. Never waits, and is never lost.
+    pub(crate) fn session_ended(&self, session: SessionId) {
+        let command = Command::Input(Box::new(Input::SessionEnded { session }));
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.commands.try_send(command) {
+            let commands = self.commands.clone();
+            tokio::spawn(async move {
+                let _ = commands.send(command).await;
+            });
+        }
+    }
+
+    /// Hosts for an inference.
+    pub(crate) async fn ask(
+        &self,
+        model: ModelId,
+        blocks: u32,
+        wish: Wish,
+        positions: u32,
+    ) -> Result<Chain, RouteError> {
+        let ask = Ask { id: 0, model, blocks, wish, positions };
+        self.question(|reply| Command::Ask { ask, reply }).await.unwrap_or(Err(RouteError::Busy))
+    }
+
+    /// Whether to serve a session. `accepted_until` is when its prekey stops being accepted.
+    pub(crate) async fn admit(
+        &self,
+        session: SessionId,
+        opening: &Opening,
+        accepted_until: UnixSeconds,
+    ) -> Result<(), Refusal> {
+        let Opening { model, span, numerics, positions, prompt_len, .. } = *opening;
+        let opening = OpeningSummary {
+            id: 0,
+            session,
+            model,
+            span,
+            numerics,
+            positions,
+            prompt_len,
+            accepted_until,
+        };
+        let busy = Err(Refusal::Busy { retry_ms: RETRY_MS });
+        self.question(|reply| Command::Open { opening, reply }).await.unwrap_or(busy)
+    }
+
+    /// Signed announcements for whoever asks.
+    pub(crate) async fn answer(&self, model: Option<ModelId>) -> Vec<SignedBytes> {
+        self.question(|reply| Command::Answer { model, reply }).await.unwrap_or_default()
+    }
+
+    /// One of this node's own announcements, for whoever has an old prekey.
+    pub(crate) async fn own_announcement(&self) -> Option<SignedBytes> {
+        self.question(|reply| Command::Own { reply }).await.flatten()
+    }
+
+    /// Who hosts what.
+    pub(crate) async fn coverage(&self) -> Vec<Coverage> {
+        self.question(|reply| Command::Coverage { reply }).await.unwrap_or_default()
+    }
+
+    /// Sessions that run here for others.
+    pub(crate) async fn sessions(&self) -> usize {
+        self.question(|reply| Command::Sessions { reply }).await.unwrap_or_default()
+    }
+
+    async fn question<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// The task's state.
+struct Bench {
+    peer: Peer,
+    key: Arc<SigningKey>,
+    network: Network,
+    clock: Clock,
+    swarm: SwarmId,
+    commands: mpsc::WeakSender<Command>,
+    next: u64,
+    /// As many as the peer lets wait.
+    asks: BTreeMap<u64, oneshot::Sender<Result<Chain, RouteError>>>,
+    /// Answered within the same call.
+    opens: BTreeMap<u64, oneshot::Sender<Result<(), Refusal>>>,
+    /// Numbers of blocks of models that are being looked up.
+    blocks: BTreeMap<ModelId, u32>,
+}
+
+impl Bench {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        loop {
+            let timeout = self.peer.poll_timeout();
+            tokio::select! {
+                command = inbox.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => return,
+                },
+                () = self.clock.sleep_until(timeout) => {
+                    self.peer.handle_timeout(self.clock.now(), Clock::wall());
+                }
+            }
+            self.perform();
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Input(input) => self.handle(*input),
+            Command::Ask { mut ask, reply } => {
+                self.next += 1;
+                ask.id = self.next;
+                self.asks.insert(ask.id, reply);
+                self.blocks.insert(ask.model, ask.blocks);
+                self.handle(Input::Ask(ask));
+            }
+            Command::Open { mut opening, reply } => {
+                self.next += 1;
+                opening.id = self.next;
+                self.opens.insert(opening.id, reply);
+                self.handle(Input::Opening(opening));
+            }
+            Command::Answer { model, reply } => {
+                let _ = reply.send(self.peer.answer(model, Clock::wall()));
+            }
+            Command::Own { reply } => {
+                let _ = reply.send(self.peer.own_announcements(Clock::wall()).next().cloned());
+            }
+            Command::Coverage { reply } => {
+                let _ = reply.send(self.coverage());
+            }
+            Command::Sessions { reply } => {
+                let _ = reply.send(self.peer.sessions());
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.peer.handle(self.clock.now(), Clock::wall(), input);
+    }
+
+    fn perform(&mut self) {
+        while let Some(output) = self.peer.poll_output() {
+            match output {
+                Output::Announce(announcement) => match Verified::sign(*announcement, &self.key) {
+                    Ok(signed) => self.handle(Input::Signed(Box::new(signed))),
+                    Err(error) => tracing::error!(%error, "an announcement was not signed"),
+                },
+                Output::Lookup { model } => self.look_up(model),
+                Output::Routed { id, chain } => {
+                    if let Some(reply) = self.asks.remove(&id) {
+                        let _ = reply.send(Ok(chain));
+                    }
+                }
+                Output::Unroutable { id, error } => {
+                    if let Some(reply) = self.asks.remove(&id) {
+                        let _ = reply.send(Err(error));
+                    }
+                }
+                Output::Admit { id } => self.opened(id, Ok(())),
+                Output::Refuse { id, refusal } => self.opened(id, Err(refusal)),
+            }
+        }
+    }
+
+    fn opened(&mut self, id: u64, answer: Result<(), Refusal>) {
+        if let Some(reply) = self.opens.remove(&id) {
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// The peer lets one lookup a model run at a time.
+    fn look_up(&mut self, model: ModelId) {
+        let Some(blocks) = self.blocks.remove(&model) else { return };
+        let Some(commands) = self.commands.upgrade() else { return };
+        let (network, swarm, judge) = (self.network.clone(), self.swarm, Judge { commands });
+        tokio::spawn(async move {
+            directory::look_up(&network, &judge, swarm, model, blocks).await;
+            judge.tell(Input::LookupDone { model }).await;
+        });
+    }
+
+    fn coverage(&self) -> Vec<Coverage> {
+        let me = self.network.peer_id();
+        let mut models: BTreeMap<ModelId, (u32, Vec<(PeerId, Span)>)> = BTreeMap::new();
+        for model in self.peer.table().models() {
+            let hosts = self.peer.table().hosts(model);
+            let mut count: BTreeMap<u32, usize> = BTreeMap::new();
+            let said: Vec<_> = hosts.map(|said| (said.blocks, said.host, said.span)).collect();
+            for (blocks, ..) in &said {
+                *count.entry(*blocks).or_default() += 1;
+            }
+            let most = count.into_iter().max_by_key(|(_, hosts)| *hosts);
+            let blocks = most.map_or(0, |(blocks, _)| blocks);
+            let spans = said.into_iter().filter(|(said, ..)| *said == blocks);
+            models.insert(model, (blocks, spans.map(|(_, host, span)| (host, span)).collect()));
+        }
+        for own in self.peer.hosting() {
+            let entry = models.entry(own.model).or_insert((own.blocks, Vec::new()));
+            if entry.0 == own.blocks {
+                entry.1.push((me, own.span));
+            }
+        }
+        let covered = |(model, (blocks, spans)): (ModelId, (u32, Vec<(PeerId, Span)>))| {
+            let whole = |(host, span): &(PeerId, Span)| *host == me && span.blocks() == (0..blocks);
+            let missing = match spans.iter().any(whole) {
+                true => Vec::new(),
+                false => self.peer.table().coverage(model, blocks),
+            };
+            Coverage { model, blocks, spans, missing }
+        };
+        models.into_iter().map(covered).collect()
+    }
+}

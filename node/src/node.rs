@@ -1,0 +1,287 @@
+//! A node: network, judgement, hosted spans, API; from its start to its end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use futures::FutureExt;
+use taimatsu_executor::ExecutorLimits;
+use taimatsu_model::Store;
+use taimatsu_network::{
+    Incoming, Limits, Multiaddr, Network, NetworkConfig, StartError, StreamKind,
+};
+use taimatsu_peer::Input;
+use taimatsu_protocol::announcement::{Answer, MAX_QUERY, Query};
+use taimatsu_protocol::codec::BoundedVec;
+use taimatsu_protocol::{Span, SwarmId, codec};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::driver::chain_run::Caller;
+use crate::driver::clock::Clock;
+use crate::driver::hop_task::HopEvent;
+use crate::driver::hosting;
+use crate::driver::judge::Judge;
+use crate::driver::prekeys::PrekeyRing;
+use crate::driver::registry::Registry;
+use crate::driver::serving::{Hosted, Serving};
+use crate::failure::{Code, Failure};
+use crate::library::{KnownModel, Library};
+use crate::swarm_engine::{SwarmEngine, look_around};
+
+/// How often prekeys are looked at; they turn hourly.
+const PREKEY_CHECK: Duration = Duration::from_secs(60);
+
+/// How long running sessions may go on when the node is told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Questions of other nodes that are worked on at a time; beyond it they are refused.
+const QUERIES: usize = 32;
+
+/// Streams of other nodes that are worked on at a time; beyond it they are closed.
+const STREAMS: usize = 4_096;
+
+/// What a node is made of.
+#[derive(Debug)]
+pub(crate) struct NodeConfig {
+    /// Its ed25519 seed.
+    pub(crate) key: zeroize::Zeroizing<[u8; 32]>,
+    /// The swarm's name.
+    pub(crate) swarm: String,
+    /// Where it listens for other nodes.
+    pub(crate) listen: Vec<Multiaddr>,
+    /// Whom it dials first.
+    pub(crate) bootstrap: Vec<Multiaddr>,
+    /// Whether it keeps a part of the DHT.
+    pub(crate) dht_server: bool,
+    /// Sessions at a time.
+    pub(crate) max_sessions: usize,
+    /// Where models are.
+    pub(crate) models: PathBuf,
+}
+
+/// A span to be hosted.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    /// Of which model.
+    pub(crate) model: Arc<KnownModel>,
+    /// Which span.
+    pub(crate) span: Span,
+    /// What it may use.
+    pub(crate) limits: ExecutorLimits,
+}
+
+/// A running node.
+pub(crate) struct Node {
+    network: Network,
+    judge: Judge,
+    registry: Registry,
+    swarm: SwarmId,
+    hosted: watch::Sender<Arc<Vec<Hosted>>>,
+    engine: SwarmEngine,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Node {
+    /// Starts the network and the judgement. Nothing is hosted yet.
+    ///
+    /// # Errors
+    /// A port is in use, an address is none of this machine's.
+    pub(crate) async fn start(config: NodeConfig) -> Result<Self, Failure> {
+        let swarm = SwarmId::named(&config.swarm);
+        let clock = Clock::start();
+        let (network, incoming) = taimatsu_network::start(NetworkConfig {
+            secret: *config.key,
+            swarm,
+            listen: config.listen,
+            bootstrap: config.bootstrap,
+            dht_server: config.dht_server,
+            limits: Limits::default(),
+            tap: None,
+        })
+        .await
+        .map_err(|error| not_started(&error))?;
+        let key = Arc::new(SigningKey::from_bytes(&config.key));
+        let judge = Judge::start(key, network.clone(), clock, swarm, config.max_sessions);
+        let prekeys = PrekeyRing::new(Clock::wall());
+        judge.tell(Input::Prekey(prekeys.current())).await;
+        // Without a store it still serves as a client: all it needs comes from hosts.
+        let library = Library::new(Store::open(&config.models).ok());
+        let (hosted, hosting) = watch::channel(Arc::default());
+        let registry = Registry::new();
+        let serving = Serving {
+            me: network.peer_id(),
+            swarm,
+            network: network.clone(),
+            clock,
+            prekeys: prekeys.clone(),
+            registry: registry.clone(),
+            judge: judge.clone(),
+            hosted: hosting.clone(),
+        };
+        let engine = SwarmEngine {
+            judge: judge.clone(),
+            caller: Caller { network: network.clone(), clock, swarm },
+            library: library.clone(),
+            hosted: hosting,
+            swarm_name: config.swarm,
+        };
+        let tasks = vec![
+            tokio::spawn(serve(incoming, serving, library)),
+            tokio::spawn(turn_prekeys(prekeys, judge.clone())),
+            tokio::spawn(look_around(engine.clone())),
+        ];
+        Ok(Self { network, judge, registry, swarm, hosted, engine, tasks })
+    }
+
+    /// This node's full id.
+    pub(crate) fn peer(&self) -> String {
+        self.network.peer_id().to_string()
+    }
+
+    /// Where other nodes dial it.
+    pub(crate) async fn addresses(&self) -> Vec<String> {
+        self.network.addresses().await.iter().map(ToString::to_string).collect()
+    }
+
+    /// Whether some node of the swarm is known, after at most ten seconds.
+    pub(crate) async fn joined(&self) -> bool {
+        self.network.joined().await.is_ok()
+    }
+
+    /// What answers its API.
+    pub(crate) fn engine(&self) -> SwarmEngine {
+        self.engine.clone()
+    }
+
+    /// Loads a span and offers it to the swarm.
+    ///
+    /// # Errors
+    /// Its weights are not here, or the executor refuses them.
+    pub(crate) async fn host(&mut self, offer: Offer) -> Result<(), Failure> {
+        let Offer { model, span, limits } = offer;
+        let (loading, what) = (model.clone(), format!("cannot host {}@{span}", model.name));
+        let work = move || hosting::load(&loading, span, limits);
+        let worker = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Failure::of(Code::Failure, what.clone(), &error))?
+            .map_err(|error| Failure::of(Code::Failure, what, &error))?;
+        let hosted = Hosted { model: model.id, worker };
+        let (blocks, context) = (model.manifest.blocks, model.manifest.context_length);
+        self.hosted.send_modify(|all| {
+            let added = all.iter().cloned().chain([hosted.clone()]);
+            *all = Arc::new(added.collect());
+        });
+        hosting::offer(&self.network, &self.judge, self.swarm, blocks, context, &hosted).await;
+        self.tasks.push(tokio::spawn(hosting::report_load(self.judge.clone(), hosted)));
+        Ok(())
+    }
+
+    /// Takes no more sessions, lets the running ones end for a while, and leaves.
+    pub(crate) async fn stop(self, hurry: impl Future<Output = ()>) {
+        self.judge.tell(Input::Drain).await;
+        let idle = async {
+            let mut ticks = tokio::time::interval(Duration::from_millis(50));
+            while self.registry.len() > 0 {
+                ticks.tick().await;
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(DRAIN, idle) => {}
+            () = hurry => {}
+        }
+        self.registry.tell_all(|| HopEvent::Drain);
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.network.shutdown().await;
+    }
+}
+
+/// Takes what other nodes begin, each in a task of its own.
+async fn serve(mut incoming: mpsc::Receiver<Incoming>, serving: Serving, library: Library) {
+    let streams = Arc::new(tokio::sync::Semaphore::new(STREAMS));
+    let queries = Arc::new(tokio::sync::Semaphore::new(QUERIES));
+    while let Some(arrival) = incoming.recv().await {
+        match arrival {
+            Incoming::Stream { peer, kind, reader, writer } => {
+                let Ok(permit) = streams.clone().try_acquire_owned() else {
+                    tracing::warn!(%peer, "too many streams; closed one");
+                    continue;
+                };
+                let serving = serving.clone();
+                let work = match kind {
+                    StreamKind::Control => serving.control(reader, writer).boxed(),
+                    StreamKind::Link => serving.link(peer, reader, writer).boxed(),
+                };
+                tokio::spawn(async move {
+                    work.await;
+                    drop(permit);
+                });
+            }
+            Incoming::Query { peer, bytes, reply } => {
+                let Ok(permit) = queries.clone().try_acquire_owned() else {
+                    tracing::warn!(%peer, "too many questions; refused one");
+                    continue;
+                };
+                let (judge, library) = (serving.judge.clone(), library.clone());
+                tokio::spawn(async move {
+                    answer(&bytes, reply, &judge, library).await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+}
+
+async fn answer(bytes: &[u8], reply: oneshot::Sender<Vec<u8>>, judge: &Judge, library: Library) {
+    let answer = match codec::decode::<Query>(bytes, MAX_QUERY) {
+        Ok(Query::Announcements { model }) => {
+            Answer::Announcements(BoundedVec::truncated(judge.answer(model).await))
+        }
+        Ok(Query::Blob { digest }) => {
+            let found = tokio::task::spawn_blocking(move || library.blob(&digest)).await;
+            Answer::blob(found.ok().flatten())
+        }
+        Err(_) => Answer::NotUnderstood,
+    };
+    let _ = reply.send(codec::encode(&answer));
+}
+
+async fn turn_prekeys(prekeys: PrekeyRing, judge: Judge) {
+    let mut ticks = tokio::time::interval(PREKEY_CHECK);
+    loop {
+        ticks.tick().await;
+        if prekeys.rotate(Clock::wall()) {
+            judge.tell(Input::Prekey(prekeys.current())).await;
+        }
+    }
+}
+
+/// Takes the API's port.
+///
+/// # Errors
+/// Somebody else has it.
+pub(crate) async fn bind_api(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let what = format!("cannot listen on {address} for the API");
+        let remedy = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "--api 127.0.0.1:0 for a free port, or stop the other",
+            _ => "--api 127.0.0.1:4810",
+        };
+        Failure::of(Code::Resources, what, &error).try_this(remedy)
+    })
+}
+
+fn not_started(error: &StartError) -> Failure {
+    let remedy = match error {
+        StartError::AddressInUse { .. } => {
+            "--listen /ip4/0.0.0.0/tcp/0 for a free port, or stop the other program"
+        }
+        StartError::Listen { .. } => "--listen with an address of this machine",
+        StartError::Noise(_) | StartError::Dns(_) => "--bootstrap with numbers instead of names",
+    };
+    Failure::of(Code::Resources, "the network did not start", error).try_this(remedy)
+}

@@ -1,0 +1,154 @@
+//! A running node, as commands talk to it: over its API on this machine.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use serde_json::Value;
+
+use crate::api::control::{Route, RunEvent, RunRequest, ScoreReply, ScoreRequest};
+use crate::api::failures::ErrorReply;
+use crate::engine::{EngineError, Event, Question, RouteWish, Scores};
+use crate::failure::{Code, Failure};
+
+/// How long a node may take to say that it is there.
+const THERE: Duration = Duration::from_secs(2);
+
+/// The longest line of an answer, in bytes: a started event with a prompt of 32,768 ids.
+const MAX_LINE: usize = 1 << 20;
+
+/// A node's API.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeClient {
+    http: reqwest::Client,
+    address: SocketAddr,
+}
+
+/// An answer's events as they come. Dropping it cancels the answer.
+pub(crate) struct Events {
+    chunks: BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    pending: Vec<u8>,
+}
+
+impl NodeClient {
+    /// The node whose API is at `address`; none where no HTTP client can be made.
+    pub(crate) fn new(address: SocketAddr) -> Option<Self> {
+        let http = http().ok()?;
+        Some(Self { http, address })
+    }
+
+    /// Where its API is.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether a node of ours answers there.
+    pub(crate) async fn answers(&self) -> bool {
+        let asked = self.http.get(self.url("/taimatsu/v1/status")).timeout(THERE).send().await;
+        asked.is_ok_and(|reply| reply.status().is_success())
+    }
+
+    /// What it is doing.
+    pub(crate) async fn status(&self) -> Result<Value, Failure> {
+        let reply = self.http.get(self.url("/taimatsu/v1/status")).send().await;
+        let read = match reply {
+            Ok(reply) => reply.json().await,
+            Err(error) => Err(error),
+        };
+        read.map_err(|error| self.broken(&error))
+    }
+
+    /// Asks.
+    pub(crate) async fn run(&self, question: Question) -> Result<Events, Failure> {
+        let request = RunRequest::of(&question);
+        let sent = self.http.post(self.url("/taimatsu/v1/run")).json(&request).send().await;
+        let reply = self.checked(sent).await?;
+        Ok(Events { chunks: reply.bytes_stream().boxed(), pending: Vec::new() })
+    }
+
+    /// Scores.
+    pub(crate) async fn score(
+        &self,
+        model: &str,
+        ids: &[u32],
+        top: usize,
+        route: RouteWish,
+    ) -> Result<Scores, Failure> {
+        let request = ScoreRequest {
+            model: model.to_owned(),
+            ids: ids.to_vec(),
+            top: u8::try_from(top).unwrap_or(u8::MAX),
+            route: Route::of(route),
+        };
+        let sent = self.http.post(self.url("/taimatsu/v1/score")).json(&request).send().await;
+        let reply: ScoreReply =
+            self.checked(sent).await?.json().await.map_err(|error| self.broken(&error))?;
+        Ok(reply.positions.into_iter().map(|position| position.top).collect())
+    }
+
+    async fn checked(
+        &self,
+        sent: reqwest::Result<reqwest::Response>,
+    ) -> Result<reqwest::Response, Failure> {
+        let reply = sent.map_err(|error| self.broken(&error))?;
+        if reply.status().is_success() {
+            return Ok(reply);
+        }
+        let error: ErrorReply = reply.json().await.map_err(|error| self.broken(&error))?;
+        Err(EngineError::from(error).into())
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn broken(&self, error: &reqwest::Error) -> Failure {
+        Failure::of(Code::NoNode, format!("the node at {} does not answer", self.address), error)
+            .try_this("taimatsu status")
+    }
+}
+
+impl Events {
+    /// The next event.
+    pub(crate) async fn next(&mut self) -> Result<Event, Failure> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                let event = serde_json::from_slice::<RunEvent>(&line);
+                return event.map(Event::from).map_err(|error| broken_off(&error));
+            }
+            match self.chunks.next().await {
+                Some(Ok(chunk)) if self.pending.len() + chunk.len() <= MAX_LINE => {
+                    self.pending.extend_from_slice(&chunk);
+                }
+                Some(Ok(_)) => {
+                    let what = "the node's answer has a line that is too long";
+                    return Err(Failure::new(Code::Failure, what));
+                }
+                Some(Err(error)) => return Err(broken_off(&error)),
+                None => {
+                    return Err(Failure::new(Code::Failure, "the answer broke off")
+                        .because("the node ended it without a last word")
+                        .try_this("taimatsu status"));
+                }
+            }
+        }
+    }
+}
+
+/// An HTTP client for this machine's addresses: no proxy stands between.
+///
+/// # Errors
+/// None can be made here.
+pub(crate) fn http() -> Result<reqwest::Client, Failure> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(THERE)
+        .build()
+        .map_err(|error| Failure::of(Code::Failure, "no HTTP client can be made", &error))
+}
+
+fn broken_off(error: &dyn std::error::Error) -> Failure {
+    Failure::of(Code::Failure, "the answer broke off", error).try_this("taimatsu status")
+}
