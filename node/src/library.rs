@@ -18,6 +18,10 @@ use crate::engine::{EngineError, Prompt};
 /// Models kept in memory; a tokenizer takes some ten megabytes.
 const KEPT: usize = 8;
 
+/// Models of the swarm remembered as unusable here. Beyond it the lowest id is forgotten, and would
+/// be read again.
+const REFUSED: usize = 64;
+
 /// How alike a name must be to be suggested: 1 is equal (Jaro-Winkler).
 const ALIKE: f64 = 0.75;
 
@@ -157,12 +161,15 @@ impl KnownModel {
 pub(crate) struct Library {
     store: Option<Store>,
     kept: Arc<Mutex<Vec<Arc<KnownModel>>>>,
+    /// What a host sent and cannot be read, by its id: the same bytes will not read better, and a
+    /// bad template costs its deadline each time.
+    refused: Arc<Mutex<BTreeMap<ModelId, String>>>,
 }
 
 impl Library {
     /// A library over a store; over nothing where there is none.
     pub(crate) fn new(store: Option<Store>) -> Self {
-        Self { store, kept: Arc::default() }
+        Self { store, kept: Arc::default(), refused: Arc::default() }
     }
 
     /// The model of this reference, from memory or the store. Reads the disk.
@@ -211,6 +218,23 @@ impl Library {
         kept.insert(0, model.clone());
         kept.truncate(KEPT);
         model
+    }
+
+    /// Remembers that a model of the swarm cannot be read here.
+    pub(crate) fn refuse(&self, id: ModelId, error: &LibraryError) -> EngineError {
+        let why = crate::failure::chain(error);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.insert(id, why.clone());
+        if refused.len() > REFUSED {
+            refused.pop_first();
+        }
+        refusal(&id, &why)
+    }
+
+    /// Why a model of the swarm cannot be read here, if that is known.
+    pub(crate) fn refused(&self, id: &ModelId) -> Option<EngineError> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(id).map(|why| refusal(id, why))
     }
 
     /// Keeps a host's blob on disk as well, where that can be written: the next start needs no host.
@@ -269,6 +293,10 @@ pub(crate) fn id_of(reference: &str) -> Option<ModelId> {
 pub(crate) fn canonical(id: &ModelId) -> Option<String> {
     let entry = catalogue::CATALOGUE.iter().find(|entry| entry.id() == *id);
     entry.map(|entry| entry.name.to_owned())
+}
+
+fn refusal(id: &ModelId, why: &str) -> EngineError {
+    EngineError::Invalid { param: "model", message: format!("{id} is not usable here: {why}") }
 }
 
 fn unusable(reference: &str, error: &dyn std::error::Error) -> EngineError {

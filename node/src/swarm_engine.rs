@@ -106,10 +106,7 @@ impl SwarmEngine {
         };
         let name = library::canonical(&id).unwrap_or_else(|| id.to_string());
         let Caller { network, swarm, .. } = &self.caller;
-        match blobs::fetch(network, &self.library, *swarm, id, name).await {
-            Some(known) => Ok(self.library.keep(known)),
-            None => Err(EngineError::NoHost { model: reference.to_owned() }),
-        }
+        blobs::fetch(network, &self.library, *swarm, id, name).await
     }
 
     fn whole_worker(&self, model: &KnownModel) -> Option<Worker> {

@@ -1,42 +1,51 @@
 //! The small blobs of a model that this machine has not: asked of hosts by their digests.
 
+use std::sync::Arc;
+
+use taimatsu_model::Manifest;
 use taimatsu_network::Network;
 use taimatsu_protocol::announcement::{Answer, MAX_ANSWER, Query};
 use taimatsu_protocol::{Digest, ModelId, PeerId, SwarmId, codec};
 
 use super::directory;
-use crate::library::{Blobs, KnownModel, Library};
+use crate::engine::EngineError;
+use crate::library::{Blobs, KnownModel, Library, LibraryError};
 
 /// Hosts asked for one blob.
 const ASKED: usize = 8;
 
 /// Fetches what is needed to speak a model; what the library has is not fetched.
 ///
-/// None: no host of it is known, or none gives all of it.
+/// # Errors
+/// No host of it is known, none gives all of it, or it cannot be read here; the last is remembered.
 pub(crate) async fn fetch(
     network: &Network,
     library: &Library,
     swarm: SwarmId,
     model: ModelId,
     name: String,
-) -> Option<KnownModel> {
+) -> Result<Arc<KnownModel>, EngineError> {
+    if let Some(error) = library.refused(&model) {
+        return Err(error);
+    }
     let mut source = Fetch { network, library, swarm, model, hosts: None };
-    let manifest = source.blob(model.digest()).await?;
-    let read = taimatsu_model::Manifest::from_bytes(&manifest).ok()?;
-    let tokenizer = source.blob(read.tokenizer).await?;
+    let no_host = || EngineError::NoHost { model: name.clone() };
+    let manifest = source.blob(model.digest()).await.ok_or_else(no_host)?;
+    let read = match Manifest::from_bytes(&manifest) {
+        Ok(read) => read,
+        Err(error) => return Err(library.refuse(model, &LibraryError::Manifest(error))),
+    };
+    let tokenizer = source.blob(read.tokenizer).await.ok_or_else(no_host)?;
     let template = match read.template {
-        Some(digest) => Some(source.blob(digest).await?),
+        Some(digest) => Some(source.blob(digest).await.ok_or_else(no_host)?),
         None => None,
     };
     let blobs = Blobs { manifest, tokenizer, template };
     // Tens of thousands of merges: too long for a thread that streams share.
     let known = tokio::task::spawn_blocking(move || KnownModel::read(name, blobs, None)).await;
-    match known.ok()? {
-        Ok(known) => Some(known),
-        Err(error) => {
-            tracing::warn!(%model, %error, "a model of the swarm is not usable here");
-            None
-        }
+    match known.map_err(|error| EngineError::Internal(error.to_string()))? {
+        Ok(known) => Ok(library.keep(known)),
+        Err(error) => Err(library.refuse(model, &error)),
     }
 }
 
