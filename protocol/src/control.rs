@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::BoundedVec;
 use crate::opening::MAX_TOP;
+use crate::receipt::Receipts;
 
 /// The longest neighbour's frame that the client carries, in bytes. A relayed lane's sender cuts
 /// its steps to fit.
@@ -28,8 +29,12 @@ pub enum ToHop {
     },
     /// A neighbour's frame.
     Forward(Forward),
-    /// The session is over; free everything.
-    Close,
+    /// The session is over; free everything. Sign first for the positions before `through` that
+    /// have no receipt yet.
+    Close {
+        /// The end of the positions that the answer needed.
+        through: u32,
+    },
 }
 
 /// Hop to client.
@@ -76,6 +81,9 @@ pub enum ToClient {
         /// Per position, (id, logprob) in falling order.
         top: BoundedVec<BoundedVec<(u32, f32), MAX_TOP>, 64>,
     },
+    /// Receipts: of all hops for 32 positions, from the tail; or of this hop alone for its last
+    /// positions.
+    Receipts(Receipts),
     /// The session is over here, and why. Everything is freed.
     Failed(HopFailure),
     /// The answer to `Close`.
@@ -134,6 +142,14 @@ pub enum HopFailure {
     NeighbourLost {
         /// The lane that led to it.
         lane: u8,
+    },
+    /// What this hop was sent is not what its sender's receipt says, or the receipt is none.
+    #[error("disputed: lane {lane}, receipt of position {from}")]
+    Disputed {
+        /// The lane that it came over.
+        lane: u8,
+        /// The receipt's first position.
+        from: u32,
     },
     /// A number that is none.
     #[error("non_finite: position {position}, block {block}")]

@@ -24,6 +24,7 @@ pub mod control;
 pub mod ids;
 pub mod link;
 pub mod opening;
+pub mod receipt;
 pub mod sampling;
 pub mod sealed;
 pub mod signed;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::BoundedVec;
 use crate::ids::SessionId;
 use crate::opening::LaneOpening;
+use crate::receipt::Receipts;
 use crate::sealed::{Channel, Direction, Place, Secret};
 
 /// The most positions of one step.
@@ -56,6 +57,8 @@ pub enum Downstream {
         /// As above.
         committed_through: u32,
     },
+    /// Receipts of all hops up to the sender, for the positions before the frame's mark's `step`.
+    Receipts(Receipts),
 }
 
 /// Downstream to upstream, sealed.

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, BoundedBytes, CodecError};
-use crate::ids::PeerId;
+use crate::ids::{Digest, PeerId};
 
 /// The longest record that is ever signed, in bytes.
 pub const MAX_RECORD: usize = 4096;
@@ -58,6 +58,12 @@ pub enum RecordError {
 }
 
 impl SignedBytes {
+    /// The digest of the signed bytes: what a later record names this one by.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.body.as_bytes())
+    }
+
     /// Checks signature and signer, and reads the record.
     ///
     /// # Errors
