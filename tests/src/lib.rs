@@ -1,7 +1,8 @@
 //! Swarms of real processes, and the rules of the house as tests.
 //!
-//! [`swarm`] starts and asks them. [`house`] reads the source tree and says where it breaks a rule; `tests/architecture.rs`
+//! [`swarm`] starts and asks them, [`program`] runs single commands. [`house`] reads the source tree and says where it breaks a rule; `tests/architecture.rs`
 //! applies it to this very tree.
 
 pub mod house;
+pub mod program;
 pub mod swarm;

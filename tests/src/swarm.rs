@@ -1,11 +1,12 @@
 //! Swarms of real processes on loopback, each member as the demo starts it: a key and a home of its
 //! own, ready when it says so on stdout, gone when this process is.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
+
+use crate::program::{HANGS, Running, Said, command, signal, until};
 
 /// A swarm of its own: no other test's processes are in it.
 pub struct Swarm {
@@ -20,9 +21,7 @@ pub struct Swarm {
 
 /// A running process.
 pub struct Member {
-    child: Child,
-    /// Its end is the process's end.
-    _pipe: Option<ChildStdin>,
+    running: Running,
     /// Its full peer id.
     pub peer: String,
     /// Where other nodes dial it.
@@ -78,7 +77,7 @@ impl Swarm {
 }
 
 /// A process that is not ready yet.
-struct Starting(Child);
+struct Starting(Running);
 
 fn demo_args(root: &Path, models: &Path, number: usize) -> Vec<String> {
     let swarm = root.file_name().expect("it has a name").to_string_lossy().into_owned();
@@ -93,49 +92,93 @@ fn demo_args(root: &Path, models: &Path, number: usize) -> Vec<String> {
 
 impl Starting {
     fn new(program: &Path, args: &[String]) -> Self {
-        let child = Command::new(program)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        Self(child)
+        let mut command = command(program);
+        command.args(args);
+        Self(Running::start(command))
     }
 
     fn ready(self) -> Member {
-        let Self(mut child) = self;
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("its stdout can be read");
-        let ready: Value = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("a process is not ready: {error}: {line:?}"));
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let addresses = ready["addresses"].as_array().into_iter().flatten().map(text).collect();
-        let pipe = child.stdin.take();
-        let (peer, api) = (text(&ready["peer"]), text(&ready["api"]));
-        Member { child, _pipe: pipe, peer, addresses, api }
+        Member::ready(self.0)
     }
 }
 
 impl Member {
+    /// A node from a command line (`up --json ...`, for one), when it is ready.
+    #[must_use]
+    pub fn start(command: Command) -> Self {
+        Self::ready(Running::start(command))
+    }
+
+    fn ready(mut running: Running) -> Self {
+        let line = running.line();
+        let Ok(ready) = serde_json::from_str::<Value>(&line) else {
+            panic!("a process is not ready: {line:?}, {:?}", running.said());
+        };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let addresses = ready["addresses"].as_array().into_iter().flatten().map(text).collect();
+        let (peer, api) = (text(&ready["peer"]), text(&ready["api"]));
+        Self { running, peer, addresses, api }
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.running.pid()
     }
 
     /// As `kill -9` ends it.
     pub fn kill(&mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it ends");
+        self.signal("KILL");
+        until("its end", || self.running.has_ended().then_some(()));
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        signal(name, &self.pid().to_string());
+    }
+
+    /// Waits for its end.
+    #[must_use]
+    pub fn said(self) -> Said {
+        self.running.said()
+    }
+
+    /// Asks its API for a page: the status, and the JSON that came.
+    ///
+    /// # Panics
+    /// There is no answer, or it is not JSON.
+    #[must_use]
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        let reply = http().get(format!("http://{}{path}", self.api)).send();
+        let reply = reply.unwrap_or_else(|error| panic!("{path} is not answered: {error}"));
+        (reply.status().as_u16(), reply.json().expect("the API speaks JSON"))
+    }
+
+    /// Sessions that it serves.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        self.get("/taimatsu/v1/status").1["sessions"].as_u64().expect("it says how many")
+    }
+
+    /// Waits until its API says that some model can be answered.
+    pub fn wait_until_covered(&self) {
+        until("a model that can be answered", || (self.get("/health").0 == 200).then_some(()));
+    }
+
+    /// Sends a request to its API; the reply is read as it comes.
+    ///
+    /// # Panics
+    /// There is no answer.
+    #[must_use]
+    pub fn post(&self, path: &str, body: &Value) -> reqwest::blocking::Response {
+        let reply = http().post(format!("http://{}{path}", self.api)).json(body).send();
+        reply.unwrap_or_else(|error| panic!("{path} is not answered: {error}"))
     }
 }
 
-impl Drop for Member {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn http() -> reqwest::blocking::Client {
+    let client = reqwest::blocking::Client::builder().no_proxy().timeout(HANGS).build();
+    client.expect("an HTTP client can be made")
 }
 
 /// A question for `/taimatsu/v1/run`.
@@ -149,13 +192,4 @@ pub fn question(model: &str, ids: &[u32], tokens: u32, route: &str) -> Value {
         "seed": 1,
         "route": route,
     })
-}
-
-/// Runs the program to its end.
-///
-/// # Panics
-/// It cannot be started.
-#[must_use]
-pub fn run(program: &str, args: &[&str]) -> Output {
-    Command::new(program).args(args).output().expect("the program starts")
 }

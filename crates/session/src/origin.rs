@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use taimatsu_protocol::Moment;
-use taimatsu_protocol::control::{HopStats, ToClient, ToHop, Token};
+use taimatsu_protocol::control::{HopFailure, HopStats, ToClient, ToHop, Token};
 
-use crate::policy::{CLOSE_TIMEOUT, CREDIT, HEARTBEAT, HOP_SILENCE, OPEN_TIMEOUT, STALL};
+use crate::policy::{CLOSE_TIMEOUT, CREDIT, HEARTBEAT, OPEN_TIMEOUT, STALL};
 
+mod blame;
 mod io;
 mod lanes;
 
@@ -45,6 +46,7 @@ enum State {
 struct HopView {
     accepted: bool,
     closed: bool,
+    complaint: Option<blame::Complaint>,
     heard_at: Moment,
     kv_len: u32,
     stats: HopStats,
@@ -66,6 +68,7 @@ impl Origin {
         let hop = HopView {
             accepted: false,
             closed: false,
+            complaint: None,
             heard_at: now,
             kv_len: 0,
             stats: HopStats::default(),
@@ -104,7 +107,7 @@ impl Origin {
             }
             OriginInput::Broken { hop } => self.fail(Failure::Violation { hop }),
             OriginInput::Lost { hop } if self.state == State::Closing => self.closed(hop, None),
-            OriginInput::Lost { hop } => self.fail(Failure::HopLost { hop }),
+            OriginInput::Lost { hop } => self.lost(hop),
             OriginInput::Consumed(total) => self.consumed(total),
             OriginInput::Cancel => self.close(now, Finish::Cancelled),
         }
@@ -118,15 +121,15 @@ impl Origin {
     /// When to call [`Self::handle_timeout`], if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
-        let silence = self.hops.iter().filter(|hop| hop.accepted).map(|hop| hop.heard_at);
-        let silence = silence.min().map(|heard| heard + HOP_SILENCE);
         let next = match self.state {
             State::Opening => self.opened_at + OPEN_TIMEOUT,
             State::Running => self.progress_at + STALL,
             State::Closing => return Some(self.closing_at + CLOSE_TIMEOUT),
             State::Done => return None,
         };
-        Some(next.min(self.told_at + HEARTBEAT).min(silence.unwrap_or(next)))
+        let next = next.min(self.told_at + HEARTBEAT);
+        let sooner = [self.silence_at(), self.verdict_at()];
+        Some(sooner.into_iter().flatten().fold(next, Moment::min))
     }
 
     /// The moment of [`Self::poll_timeout`] has come.
@@ -142,7 +145,7 @@ impl Origin {
                 return self.finish();
             }
             State::Closing | State::Done => return,
-            State::Opening | State::Running => self.silent(now),
+            State::Opening | State::Running => self.judged(now).or_else(|| self.silent(now)),
         };
         match due {
             Some(failure) => self.fail(failure),
@@ -217,6 +220,7 @@ impl Origin {
                 let rows = top.into_vec().into_iter().map(|row| row.into_vec()).collect();
                 self.scored(now, hop, position, rows);
             }
+            ToClient::Failed(HopFailure::NeighbourLost { lane }) => self.complained(now, hop, lane),
             ToClient::Failed(failure) => self.fail(Failure::HopFailed { hop, failure }),
             ToClient::Closed { .. } => self.fail(Failure::Violation { hop }),
         }
@@ -305,23 +309,6 @@ impl Origin {
         self.state = State::Done;
         self.close_all();
         self.outputs.push_back(OriginOutput::Ended(Err(failure)));
-    }
-
-    fn silent(&self, now: Moment) -> Option<Failure> {
-        let lost = |hop: &HopView| hop.accepted && now.since(hop.heard_at) >= HOP_SILENCE;
-        let hop = self.hops.iter().position(lost)?;
-        Some(Failure::HopLost { hop: hop as u8 })
-    }
-
-    fn first_not_open(&self) -> u8 {
-        let refused = self.hops.iter().position(|hop| !hop.accepted);
-        let unlinked = self.lanes.iter().position(|lane| !lane.up_at_source || !lane.up_at_target);
-        refused.or(unlinked).unwrap_or(0) as u8
-    }
-
-    fn furthest_behind(&self) -> u8 {
-        let behind = self.hops.iter().enumerate().min_by_key(|(_, hop)| hop.kv_len);
-        behind.map_or(0, |(hop, _)| hop as u8)
     }
 
     fn keep_alive(&mut self, now: Moment) {

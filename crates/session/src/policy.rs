@@ -10,6 +10,10 @@ pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// the five seconds that a caller is promised.
 pub const HOP_SILENCE: Duration = Duration::from_millis(3_500);
 
+/// How long a hop's word that its neighbour is lost waits for better evidence: hops that end for
+/// the same reason all say so within a round trip.
+pub const HEARSAY: Duration = Duration::from_millis(500);
+
 /// A client that says nothing for this long is gone, and its KV is freed.
 pub const CLIENT_SILENCE: Duration = Duration::from_secs(10);
 

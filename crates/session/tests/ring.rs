@@ -48,6 +48,7 @@ enum Event {
     Executed(u8, Job),
     Consumed(u32),
     Kill(u8),
+    StreamLost(u8),
 }
 
 struct World {
@@ -74,6 +75,10 @@ struct World {
     relayed: BTreeSet<u8>,
     /// Hops that hear of the answer's end later than the others.
     slow_close: BTreeSet<u8>,
+    /// Milliseconds after which the client hears of a death; none: it never does.
+    news: Option<u64>,
+    /// Milliseconds after which a dead hop's next and previous neighbours notice.
+    notice: [u64; 2],
 }
 
 impl World {
@@ -132,6 +137,8 @@ impl World {
             ended: BTreeSet::new(),
             relayed: BTreeSet::new(),
             slow_close: BTreeSet::new(),
+            news: Some(100),
+            notice: [1, 1],
         };
         for hop in 0..hops {
             world.after(5, Event::Accepted(hop));
@@ -238,16 +245,21 @@ impl World {
             }
             Event::Consumed(total) => self.origin_input(OriginInput::Consumed(total)),
             Event::Kill(hop) => self.kill(hop),
+            Event::StreamLost(hop) => self.origin_input(OriginInput::Lost { hop }),
         }
     }
 
     fn kill(&mut self, hop: u8) {
         self.dead.insert(hop);
         let hops = self.hops.len() as u8;
-        self.origin_input(OriginInput::Lost { hop });
+        // Its neighbours are nearer than the client, and end of it before the client knows.
+        if let Some(late) = self.news {
+            self.after(late, Event::StreamLost(hop));
+        }
         if hops > 1 {
-            self.after(1, Event::LaneLost((hop + 1) % hops, End::In, 1));
-            self.after(1, Event::LaneLost((hop + hops - 1) % hops, End::Out, 1));
+            let [next, previous] = self.notice;
+            self.after(next, Event::LaneLost((hop + 1) % hops, End::In, 1));
+            self.after(previous, Event::LaneLost((hop + hops - 1) % hops, End::Out, 1));
         }
     }
 
@@ -419,12 +431,34 @@ fn neighbours_that_cannot_dial_go_through_the_client() {
 
 #[test]
 fn a_killed_hop_ends_the_answer_with_its_name() {
-    for hop in 0..3 {
+    for (hop, notice) in [0, 1, 2].into_iter().flat_map(|hop| NOTICES.map(|notice| (hop, notice))) {
         let mut world = World::new(6, 3, &prompt(100), 200, None, false);
+        world.notice = notice;
         world.after(700, Event::Kill(hop));
         world.run(MINUTE);
         assert_eq!(world.outcome, Some(Err(Failure::HopLost { hop })));
         assert!(world.now < Moment::default() + Duration::from_secs(1));
+    }
+}
+
+/// Complaints that come before the news, and some of them about hops that ended of complaints.
+const NOTICES: [[u64; 2]; 3] = [[1, 1], [1, 30], [30, 1]];
+
+#[test]
+fn a_hop_of_whose_death_only_neighbours_hear_is_named_by_them() {
+    for (hop, notice) in [0, 1, 2].into_iter().flat_map(|hop| NOTICES.map(|notice| (hop, notice))) {
+        let mut world = World::new(6, 3, &prompt(100), 200, None, false);
+        (world.notice, world.news) = (notice, None);
+        world.after(700, Event::Kill(hop));
+        world.run(MINUTE);
+        let Some(Err(Failure::HopFailed { hop: by, failure: HopFailure::NeighbourLost { lane } })) =
+            world.outcome
+        else {
+            panic!("{:?}", world.outcome)
+        };
+        let accused = if by == lane { (lane + 1) % 3 } else { lane };
+        assert_eq!(accused, hop, "hop {by} complains of lane {lane}");
+        assert!(world.now < Moment::default() + Duration::from_secs(2));
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn demo_node(global: &Global, args: DemoNodeArgs) -> Result<(),
     }
     let started = start(global, &args.up, &Stages::start(true)).await?;
     say_ready(&started.ready);
-    // The parent ends this process, and nothing else does: Ctrl-C reaches the parent as well.
+    // The parent ends this process: Ctrl-C reaches only the parent.
     std::future::pending().await
 }
 

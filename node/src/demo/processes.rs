@@ -154,7 +154,11 @@ impl Members {
         let home = self.root.join(&member.name);
         std::fs::create_dir(&home)?;
         let log = File::create(home.join("log"))?;
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        // A terminal's Ctrl-C is for this process, which ends the others in order.
+        #[cfg(unix)]
+        command.process_group(0);
+        let mut child = command
             .arg("demo-node")
             .args(&member.args)
             .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--api", "127.0.0.1:0", "--offline"])

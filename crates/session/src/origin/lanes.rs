@@ -56,7 +56,7 @@ impl Origin {
         self.send(to, ToHop::Forward(forward), Some(frame));
     }
 
-    fn ends(&self, lane: u8) -> (u8, u8) {
+    pub(super) fn ends(&self, lane: u8) -> (u8, u8) {
         (lane, (lane + 1) % self.config.hops)
     }
 
