@@ -140,7 +140,7 @@ impl Node {
         .await
         .map_err(|error| not_started(&error))?;
         let key = Arc::new(SigningKey::from_bytes(&config.key));
-        let judge = Judge::start(key, network.clone(), clock, swarm, config.max_sessions);
+        let judge = Judge::start(key.clone(), network.clone(), clock, swarm, config.max_sessions);
         let prekeys = PrekeyRing::new(Clock::wall());
         judge.tell(Input::Prekey(prekeys.current())).await;
         // Without a store it still serves as a client: all it needs comes from hosts.
@@ -149,6 +149,7 @@ impl Node {
         let registry = Registry::new();
         let serving = Serving {
             me: network.peer_id(),
+            key,
             swarm,
             network: network.clone(),
             clock,

@@ -50,6 +50,7 @@ impl SoloRun {
                 }
                 Kind::Score { .. } => TailConfig::Score,
             }),
+            receipts: None,
         };
         let machine = Hop::new(clock.now(), config);
         let mut run = Self {
@@ -106,7 +107,7 @@ impl SoloRun {
     /// See [`crate::run::Run::cancel`].
     pub(crate) fn cancel(&mut self) {
         self.cancelled = true;
-        self.input(HopInput::FromClient(ToHop::Close));
+        self.input(HopInput::FromClient(ToHop::Close { receipted: 0, through: 0 }));
     }
 
     /// See [`crate::run::Run::stats`].
@@ -128,8 +129,9 @@ impl SoloRun {
             match output {
                 HopOutput::Execute(job) => self.job = Some(self.seat.run(job)),
                 HopOutput::ToClient(message) => self.told(message),
-                // Alone in its ring, a hop has no lanes.
+                // Alone in its ring, a hop has no lanes; and nobody asks itself for receipts.
                 HopOutput::Dial { .. }
+                | HopOutput::Sign(_)
                 | HopOutput::Expect { .. }
                 | HopOutput::Down { .. }
                 | HopOutput::Up(_)
@@ -158,12 +160,19 @@ impl SoloRun {
             }
             ToClient::Failed(failure) => self.ended(Err(RunFailure::Here(failure))),
             ToClient::Ack { stats, .. } | ToClient::Closed { stats } => self.stats = stats,
-            ToClient::Linked { .. } | ToClient::LinkFailed { .. } | ToClient::Forward(_) => {}
+            ToClient::Linked { .. }
+            | ToClient::LinkFailed { .. }
+            | ToClient::Forward(_)
+            | ToClient::Receipts(_)
+            | ToClient::LastReceipts(_) => {}
         }
     }
 
     fn ended(&mut self, outcome: Result<Finish, RunFailure>) {
         self.made.push_back(Made::Ended(outcome));
-        self.machine.handle(self.clock.now(), HopInput::FromClient(ToHop::Close));
+        self.machine.handle(
+            self.clock.now(),
+            HopInput::FromClient(ToHop::Close { receipted: 0, through: 0 }),
+        );
     }
 }

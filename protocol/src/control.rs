@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::BoundedVec;
 use crate::opening::MAX_TOP;
 use crate::receipt::Receipts;
+use crate::signed::SignedBytes;
 
 /// The longest neighbour's frame that the client carries, in bytes. A relayed lane's sender cuts
 /// its steps to fit.
@@ -29,9 +30,11 @@ pub enum ToHop {
     },
     /// A neighbour's frame.
     Forward(Forward),
-    /// The session is over; free everything. Sign first for the positions before `through` that
-    /// have no receipt yet.
+    /// The session is over: sign what has no receipt, send the receipts that I lack, free
+    /// everything.
     Close {
+        /// I have all receipts of the positions before this.
+        receipted: u32,
         /// The end of the positions that the answer needed.
         through: u32,
     },
@@ -81,9 +84,10 @@ pub enum ToClient {
         /// Per position, (id, logprob) in falling order.
         top: BoundedVec<BoundedVec<(u32, f32), MAX_TOP>, 64>,
     },
-    /// Receipts: of all hops for 32 positions, from the tail; or of this hop alone for its last
-    /// positions.
+    /// The receipts of all hops for the next 32 positions, from the tail.
     Receipts(Receipts),
+    /// This hop's own receipts that the client lacked when it closed.
+    LastReceipts(BoundedVec<SignedBytes, 32>),
     /// The session is over here, and why. Everything is freed.
     Failed(HopFailure),
     /// The answer to `Close`.

@@ -157,6 +157,8 @@ pub struct Opening {
     pub out: Option<LaneOpening>,
     /// The lane from the previous hop; none where the hop is alone.
     pub inward: Option<LaneOpening>,
+    /// Whether receipts are wanted; never in a scoring session.
+    pub receipts: bool,
     /// The prompt, for the leader; empty elsewhere.
     pub prompt: BoundedVec<u32, MAX_PROMPT>,
     /// What the tail needs; none elsewhere.
@@ -333,10 +335,15 @@ impl Opening {
             && alone == self.inward.is_none()
             && self.prompt.len() == if leader { self.prompt_len as usize } else { 0 }
             && self.tail.as_ref().is_none_or(|tail| tail.is_consistent(self.prompt_len))
+            && !(self.receipts && self.tail.as_ref().is_some_and(TailOpening::is_score))
     }
 }
 
 impl TailOpening {
+    const fn is_score(&self) -> bool {
+        matches!(self.task, TailTask::Score { .. })
+    }
+
     fn is_consistent(&self, prompt_len: u32) -> bool {
         self.prompt.len() == prompt_len as usize
             && match &self.task {
@@ -373,6 +380,7 @@ mod tests {
             span: Span::whole(30).unwrap(),
             hops: 1,
             numerics: Numerics::F32,
+            receipts: true,
             prompt_len: 3,
             positions: 64,
             out: None,

@@ -8,12 +8,15 @@ use taimatsu_protocol::control::{HopFailure, HopStats, ToClient, ToHop, Violatio
 use taimatsu_protocol::link::Downstream;
 use taimatsu_protocol::sealed::Mark;
 
-use crate::policy::{ACK_COALESCE, CLIENT_SILENCE, HEARTBEAT, PREFILL_CHUNK, WINDOW};
+use crate::policy::{ACK_COALESCE, CLIENT_SILENCE, HEARTBEAT, LANE_GRACE, PREFILL_CHUNK, WINDOW};
 use crate::tail::{Tail, TailConfig};
 
 mod io;
 mod lanes;
+mod receipts;
 mod steps;
+
+use receipts::Book;
 
 pub use io::{End, Executed, HopConfig, HopInput, HopOutput, Job, JobInput, Want};
 
@@ -45,6 +48,10 @@ pub struct Hop {
     last_client: Moment,
     last_told: Moment,
     news: bool,
+    /// Gathers what this hop signs; none where nothing is.
+    book: Option<Book>,
+    /// The first lane that was lost while running, and when.
+    lost: Option<(u8, Moment)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +115,8 @@ impl Hop {
             last_client: now,
             last_told: now,
             news: false,
+            book: config.receipts.map(Book::new),
+            lost: None,
             config,
         };
         hop.begin();
@@ -133,9 +142,11 @@ impl Hop {
             HopInput::Broken(violation) => self.fail(HopFailure::BadFrame(violation)),
             HopInput::ClientLost => self.end(),
             HopInput::Executed { result, micros } => self.executed(now, result, micros),
+            HopInput::Signed(signed) => self.signed(now, signed),
             HopInput::Drain => self.fail(HopFailure::Draining),
         }
         self.work();
+        self.sign_next(now);
         self.tell(now);
     }
 
@@ -151,7 +162,8 @@ impl Hop {
             return None;
         }
         let tell = if self.news { ACK_COALESCE } else { HEARTBEAT };
-        Some((self.last_client + CLIENT_SILENCE).min(self.last_told + tell))
+        let next = (self.last_client + CLIENT_SILENCE).min(self.last_told + tell);
+        Some(self.lost.map_or(next, |(_, at)| next.min(at + LANE_GRACE)))
     }
 
     /// The moment of [`Self::poll_timeout`] has come.
@@ -163,6 +175,7 @@ impl Hop {
             self.end();
             return;
         }
+        self.complain(now);
         self.tell(now);
         if now.since(self.last_told) >= HEARTBEAT {
             self.ack(now);
@@ -187,6 +200,8 @@ impl Hop {
         if self.is_leader() {
             let prompt = std::mem::take(&mut self.config.prompt);
             self.received = self.config.prompt_len;
+            self.book_input(&JobInput::Ids(prompt.clone()));
+            self.commit(self.received);
             let mut start = 0;
             for chunk in prompt.chunks(PREFILL_CHUNK as usize) {
                 let count = chunk.len() as u32;
@@ -214,18 +229,18 @@ impl Hop {
             }
             ToHop::Relay { lane, generation } => self.relay(lane, generation),
             ToHop::KeepAlive | ToHop::Forward(_) => {}
-            ToHop::Close => {
-                self.outputs.push_back(HopOutput::ToClient(ToClient::Closed { stats: self.stats }));
-                self.end();
-            }
+            ToHop::Close { receipted, through } => self.close(now, receipted, through),
         }
     }
 
     fn on_upstream(&mut self, now: Moment, mark: Mark, message: Downstream, tensor: Option<Bytes>) {
         let taken = match (message, tensor, self.is_leader()) {
-            (Downstream::Step { count, .. }, Some(tensor), false) => {
-                self.take_step(mark, count, tensor)
+            (Downstream::Step { count, committed_through }, Some(tensor), false) => {
+                let taken = self.take_step(mark, count, tensor);
+                self.commit(committed_through.min(self.received));
+                taken
             }
+            (Downstream::Receipts(above), None, false) => self.take_receipts(above),
             (Downstream::Accepted { ids, .. }, None, true) => self.take_accepted(mark, &ids),
             _ => Err(Violation::OutOfPlace),
         };

@@ -19,6 +19,7 @@
 //!     hop: 0, hops: 1, hidden: 4, prompt_len: 3, positions: 16,
 //!     prompt: vec![5, 6, 7], generations: (1, 1),
 //!     tail: Some(TailConfig::Generate { credit: 8, end_ids: vec![2] }),
+//!     receipts: None,
 //! };
 //! let mut hop = Hop::new(Moment::default(), config);
 //! assert!(matches!(hop.poll_output(), Some(HopOutput::Execute(job)) if job.start == 0));
@@ -31,4 +32,4 @@ mod tail;
 
 pub use hop::{End, Executed, Hop, HopConfig, HopInput, HopOutput, Job, JobInput, Want};
 pub use origin::{Failure, Finish, Origin, OriginConfig, OriginInput, OriginOutput};
-pub use tail::TailConfig;
+pub use tail::{ReceiptTerms, TailConfig};

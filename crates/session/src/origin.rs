@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use taimatsu_protocol::Moment;
 use taimatsu_protocol::control::{HopFailure, HopStats, ToClient, ToHop, Token};
+use taimatsu_protocol::receipt::RECEIPT_EVERY;
+use taimatsu_protocol::signed::SignedBytes;
 
 use crate::policy::{CLOSE_TIMEOUT, CREDIT, HEARTBEAT, OPEN_TIMEOUT, STALL};
 
@@ -25,6 +27,8 @@ pub struct Origin {
     /// Tokens (or scored positions) handed on.
     handed: u32,
     finish: Finish,
+    /// Of each hop, in the order of positions.
+    receipts: Vec<Vec<SignedBytes>>,
     forwarded: u32,
     opened_at: Moment,
     progress_at: Moment,
@@ -84,6 +88,7 @@ impl Origin {
             granted: config.first_credit(),
             handed: 0,
             finish: Finish::Length,
+            receipts: vec![Vec::new(); usize::from(config.hops)],
             forwarded: 0,
             opened_at: now,
             progress_at: now,
@@ -159,6 +164,12 @@ impl Origin {
         self.hops.iter().map(|hop| hop.stats)
     }
 
+    /// The receipts of each hop, in the order of positions: to be checked once the answer ended.
+    #[must_use]
+    pub fn receipts(&self) -> &[Vec<SignedBytes>] {
+        &self.receipts
+    }
+
     /// Frames that went through this client because two neighbours could not reach each other.
     #[must_use]
     pub const fn forwarded(&self) -> u32 {
@@ -196,6 +207,7 @@ impl Origin {
                 ToClient::Closed { stats } => self.closed(hop, Some(stats)),
                 ToClient::Ack { stats, .. } => self.hops[usize::from(hop)].stats = stats,
                 ToClient::Failed(_) => self.closed(hop, None),
+                ToClient::LastReceipts(own) => self.keep_receipts(usize::from(hop), own.into_vec()),
                 _ => {}
             }
             return;
@@ -222,7 +234,10 @@ impl Origin {
             }
             ToClient::Failed(HopFailure::NeighbourLost { lane }) => self.complained(now, hop, lane),
             ToClient::Failed(failure) => self.fail(Failure::HopFailed { hop, failure }),
-            ToClient::Closed { .. } => self.fail(Failure::Violation { hop }),
+            ToClient::Receipts(all) => self.receipted(hop, all.into_vec()),
+            ToClient::Closed { .. } | ToClient::LastReceipts(_) => {
+                self.fail(Failure::Violation { hop });
+            }
         }
     }
 
@@ -275,16 +290,41 @@ impl Origin {
         self.finish = finish;
         self.state = State::Closing;
         self.closing_at = now;
-        self.close_all();
+        let receipted = self.receipts[0].len() as u32 * RECEIPT_EVERY;
+        let through = match self.handed {
+            0 => 0,
+            _ if self.config.score => 0,
+            // The last token needed no position of its own.
+            handed => self.config.prompt_len + handed - 1,
+        };
+        self.close_all(receipted, through);
         if self.hops.iter().all(|hop| hop.closed || !hop.accepted) {
             self.finish();
         }
     }
 
-    fn close_all(&mut self) {
+    fn close_all(&mut self, receipted: u32, through: u32) {
         for hop in 0..self.config.hops {
-            self.send(hop, ToHop::Close, None);
+            self.send(hop, ToHop::Close { receipted, through }, None);
         }
+    }
+
+    /// The tail's receipts of all hops for the next 32 positions. What they say is checked at the
+    /// end; more than there are positions is nonsense now.
+    fn receipted(&mut self, hop: u8, all: Vec<SignedBytes>) {
+        if hop + 1 != self.config.hops || all.len() != self.receipts.len() || self.config.score {
+            return self.fail(Failure::Violation { hop });
+        }
+        for (hop, receipt) in all.into_iter().enumerate() {
+            self.keep_receipts(hop, vec![receipt]);
+        }
+    }
+
+    fn keep_receipts(&mut self, hop: usize, more: Vec<SignedBytes>) {
+        let positions = self.config.prompt_len.saturating_add(self.config.max_tokens);
+        let most = (positions / RECEIPT_EVERY + 1) as usize;
+        let kept = &mut self.receipts[hop];
+        kept.extend(more.into_iter().take(most.saturating_sub(kept.len())));
     }
 
     fn closed(&mut self, hop: u8, stats: Option<HopStats>) {
@@ -307,7 +347,7 @@ impl Origin {
             return;
         }
         self.state = State::Done;
-        self.close_all();
+        self.close_all(u32::MAX, 0);
         self.outputs.push_back(OriginOutput::Ended(Err(failure)));
     }
 

@@ -23,6 +23,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// News for the client (received, computed) is gathered for this long.
 pub const ACK_COALESCE: Duration = Duration::from_millis(250);
 
+/// How long a hop that lost a neighbour waits for the client's `Close` before it complains: at the
+/// end of an answer neighbours leave first, and the client hears of a real loss at once anyway.
+pub const LANE_GRACE: Duration = Duration::from_millis(300);
+
 /// Nothing computed and nothing released for this long: somebody is stuck.
 pub const STALL: Duration = Duration::from_secs(60);
 

@@ -1,6 +1,7 @@
 //! What only the tail does: release tokens within the client's credit, and withhold the last one.
 
 use taimatsu_protocol::control::Token;
+use taimatsu_protocol::{ModelId, Numerics, PeerId, SessionId, Span};
 
 /// The tail's task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,23 @@ pub enum TailConfig {
     },
     /// Report the best continuations of every prompt position.
     Score,
+}
+
+/// What a hop's receipts say of it (docs/protocol.md 3.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReceiptTerms {
+    /// This host.
+    pub host: PeerId,
+    /// The session.
+    pub session: SessionId,
+    /// The model.
+    pub model: ModelId,
+    /// What of it is computed here.
+    pub span: Span,
+    /// With which arithmetic.
+    pub numerics: Numerics,
+    /// The host before this one in the chain; none at the leader.
+    pub upstream: Option<PeerId>,
 }
 
 /// Sampled tokens on their way out.

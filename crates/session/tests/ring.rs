@@ -6,17 +6,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
-use taimatsu_protocol::Moment;
 use taimatsu_protocol::codec::BoundedVec;
 use taimatsu_protocol::control::{Forward, HopFailure, ToClient, ToHop, Token};
 use taimatsu_protocol::link::{Downstream, LinkAck};
+use taimatsu_protocol::receipt::{
+    self, BrokenReceipts, Claim, Expected, Flaw, NO_RECEIPT, Receipt,
+};
 use taimatsu_protocol::sealed::Mark;
+use taimatsu_protocol::signed::{SignedBytes, Verified};
+use taimatsu_protocol::{ModelId, Moment, Numerics, PeerId, SessionId, Span};
 use taimatsu_session::{
     End, Executed, Failure, Finish, Hop, HopConfig, HopInput, HopOutput, Job, JobInput, Origin,
-    OriginConfig, OriginInput, OriginOutput, TailConfig, Want,
+    OriginConfig, OriginInput, OriginOutput, ReceiptTerms, TailConfig, Want,
 };
 
 const HIDDEN: u32 = 1;
@@ -75,6 +80,8 @@ struct World {
     relayed: BTreeSet<u8>,
     /// Hops that hear of the answer's end later than the others.
     slow_close: BTreeSet<u8>,
+    /// A hop whose receipt from this position on is a lie.
+    lie: Option<(u8, u32)>,
     /// Milliseconds after which the client hears of a death; none: it never does.
     news: Option<u64>,
     /// Milliseconds after which a dead hop's next and previous neighbours notice.
@@ -115,6 +122,7 @@ impl World {
                     prompt,
                     generations: (1, 1),
                     tail,
+                    receipts: (!score).then(|| terms(hop, hops)),
                 },
             )
         };
@@ -137,6 +145,7 @@ impl World {
             ended: BTreeSet::new(),
             relayed: BTreeSet::new(),
             slow_close: BTreeSet::new(),
+            lie: None,
             news: Some(100),
             notice: [1, 1],
         };
@@ -317,6 +326,10 @@ impl World {
                     }
                 }
                 HopOutput::Expect { .. } => {}
+                HopOutput::Sign(receipt) => {
+                    let signed = self.sign(hop, *receipt);
+                    self.hops[usize::from(hop)].handle(self.now, HopInput::Signed(signed));
+                }
                 HopOutput::End => {
                     assert!(self.ended.insert(hop), "a hop ends once");
                     // Its streams end with it, and neighbours are nearer than the client.
@@ -327,6 +340,30 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Signs as the hop's host does; or lies, where it is told to.
+    fn sign(&self, hop: u8, mut receipt: Receipt) -> SignedBytes {
+        if self.lie == Some((hop, receipt.from)) {
+            receipt.output = NO_RECEIPT;
+        }
+        Verified::sign(receipt, &key(hop)).unwrap().wire().clone()
+    }
+
+    /// Whether the receipts of an answer that ended well hold together.
+    fn check_receipts(&self, prompt: &[u32]) -> Result<(), BrokenReceipts> {
+        let hops = self.hops.len() as u8;
+        let expected = |hop| Expected { host: host(hop), span: span(hop, hops) };
+        let expected: Vec<Expected> = (0..hops).map(expected).collect();
+        let claim = Claim {
+            session: SESSION,
+            model: ModelId::of(b"ring"),
+            numerics: Numerics::Echo,
+            hops: &expected,
+            prompt,
+            answer: &self.tokens,
+        };
+        receipt::check(&claim, self.origin.receipts())
     }
 
     /// Over the lane, or through the client where it is relayed.
@@ -348,7 +385,8 @@ impl World {
             assert!(self.outcome.is_none(), "nothing follows the end");
             match output {
                 OriginOutput::ToHop { hop, message, frame } => {
-                    let late = message == ToHop::Close && self.slow_close.contains(&hop);
+                    let late =
+                        matches!(message, ToHop::Close { .. }) && self.slow_close.contains(&hop);
                     self.after(if late { 50 } else { 10 }, Event::ToHop(hop, message, frame));
                 }
                 OriginOutput::Open => {}
@@ -362,6 +400,31 @@ impl World {
                 OriginOutput::Ended(outcome) => self.outcome = Some(outcome),
             }
         }
+    }
+}
+
+const SESSION: SessionId = SessionId::from_bytes([9; 16]);
+
+fn key(hop: u8) -> SigningKey {
+    SigningKey::from_bytes(&[hop + 1; 32])
+}
+
+fn host(hop: u8) -> PeerId {
+    PeerId::from_public_key(key(hop).verifying_key().to_bytes())
+}
+
+fn span(hop: u8, hops: u8) -> Span {
+    Span::new(hop.into()..u32::from(hop) + 1, hops.into()).unwrap()
+}
+
+fn terms(hop: u8, hops: u8) -> ReceiptTerms {
+    ReceiptTerms {
+        host: host(hop),
+        session: SESSION,
+        model: ModelId::of(b"ring"),
+        span: span(hop, hops),
+        numerics: Numerics::Echo,
+        upstream: hop.checked_sub(1).map(host),
     }
 }
 
@@ -381,9 +444,28 @@ fn a_ring_of_any_size_gives_the_undisturbed_answer() {
             assert_eq!(world.outcome, Some(Ok(Finish::Length)), "{hops} hops, {length} ids");
             assert_eq!(world.tokens, undisturbed(&prompt, 100, None));
             assert_eq!(world.origin.forwarded(), 0, "the client is never in the lap");
+            assert_eq!(world.check_receipts(&prompt), Ok(()), "{hops} hops, {length} ids");
             assert_eq!(world.ended.len(), usize::from(hops), "every hop has freed its KV");
         }
     }
+}
+
+#[test]
+fn a_receipt_that_is_not_what_was_sent_is_disputed_by_the_next_hop() {
+    let prompt = prompt(70);
+    for hop in [0, 1] {
+        let mut world = World::new(1, 3, &prompt, 40, None, false);
+        world.lie = Some((hop, 32));
+        world.run(MINUTE);
+        let failure = HopFailure::Disputed { lane: hop, from: 32 };
+        assert_eq!(world.outcome, Some(Err(Failure::HopFailed { hop: hop + 1, failure })));
+    }
+    let mut world = World::new(1, 3, &prompt, 40, None, false);
+    world.lie = Some((2, 64));
+    world.run(MINUTE);
+    assert_eq!(world.outcome, Some(Ok(Finish::Length)), "nobody stands behind the tail");
+    let flaw = Flaw::Output { from: 64 };
+    assert_eq!(world.check_receipts(&prompt), Err(BrokenReceipts { hop: 2, flaw }));
 }
 
 #[test]
@@ -506,6 +588,7 @@ fn a_frame_out_of_order_or_over_credit_ends_the_session() {
         prompt: Vec::new(),
         generations: (1, 1),
         tail: None,
+        receipts: None,
     };
     let step = |start: u32, count: u32, size: usize| HopInput::FromUpstream {
         mark: Mark { epoch: 0, step: start },
@@ -537,6 +620,7 @@ fn a_higher_epoch_rolls_a_hop_back() {
             prompt: Vec::new(),
             generations: (1, 1),
             tail: None,
+            receipts: None,
         },
     );
     let step = |epoch, start: u32, count: u32| HopInput::FromUpstream {
@@ -596,6 +680,7 @@ fn a_failed_execution_names_its_reason() {
             prompt: vec![1],
             generations: (1, 1),
             tail: Some(TailConfig::Generate { credit: 4, end_ids: Vec::new() }),
+            receipts: None,
         },
     );
     let failure = HopFailure::NonFinite { position: 0, block: 3 };

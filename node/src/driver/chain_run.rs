@@ -261,6 +261,7 @@ fn openings(model: ModelId, chain: &Chain, task: &Task, credit: u32) -> Vec<Open
             numerics: chain.numerics(),
             prompt_len: task.prompt.len() as u32,
             positions: task.positions(),
+            receipts: !task.is_score(),
             out: lane(next, number),
             inward: lane(previous, previous),
             prompt: if number == 0 { prompt() } else { BoundedVec::new() },

@@ -1,12 +1,17 @@
 //! A host's session, performed: one task around one [`Hop`] machine.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use ed25519_dalek::SigningKey;
 use taimatsu_network::{FrameReader, FrameWriter, Network};
-use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput, TailConfig};
+use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput, ReceiptTerms, TailConfig};
 use taimatsu_protocol::control::{Forward, HopFailure, ToClient, ToHop, Violation};
 use taimatsu_protocol::link::LinkHello;
 use taimatsu_protocol::opening::{LaneOpening, Opening, TailTask};
+use taimatsu_protocol::receipt::Receipt;
 use taimatsu_protocol::sealed::{Channel, Mark};
+use taimatsu_protocol::signed::Verified;
 use taimatsu_protocol::{PeerId, SessionId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,6 +69,10 @@ pub(crate) struct HopTask {
     pub(crate) to_client: FrameQueue,
     /// The session's KV.
     pub(crate) seat: Seat,
+    /// This host, and the key that it signs with.
+    pub(crate) me: PeerId,
+    /// See above.
+    pub(crate) key: Arc<SigningKey>,
     /// Events, and where the lanes' readers send theirs.
     pub(crate) events: (mpsc::Sender<HopEvent>, mpsc::Receiver<HopEvent>),
 }
@@ -77,6 +86,7 @@ struct Running {
     lane_in: Lane,
     lane_out: Lane,
     seat: Seat,
+    key: Arc<SigningKey>,
     job: Option<oneshot::Receiver<Done>>,
     over: bool,
 }
@@ -85,7 +95,9 @@ impl HopTask {
     /// Performs the session to its end. KV is free when this returns.
     pub(crate) async fn run(self) {
         let Self { network, clock, session, hop, mut opening, hidden, events, .. } = self;
-        let machine = Hop::new(clock.now(), config(hop, &mut opening, hidden));
+        let mut config = config(hop, &mut opening, hidden);
+        config.receipts = receipt_terms(self.me, session, hop, &opening);
+        let machine = Hop::new(clock.now(), config);
         let (sender, mut inbox) = events;
         let previous = (hop + opening.hops - 1) % opening.hops;
         let lane = |end, number, opening| {
@@ -99,6 +111,7 @@ impl HopTask {
             control: self.control,
             to_client: self.to_client,
             seat: self.seat,
+            key: self.key,
             job: None,
             over: false,
         };
@@ -230,9 +243,21 @@ impl Running {
                 }
                 HopOutput::Up(ack) => self.send(End::In, Mark::default(), &ack, None),
                 HopOutput::Execute(job) => self.job = Some(self.seat.run(job)),
+                HopOutput::Sign(receipt) => self.sign(*receipt),
                 HopOutput::End => self.over = true,
             }
         }
+    }
+
+    fn sign(&mut self, receipt: Receipt) {
+        let input = match Verified::sign(receipt, &self.key) {
+            Ok(signed) => HopInput::Signed(signed.wire().clone()),
+            Err(error) => {
+                tracing::error!(%error, "a receipt was not signed");
+                HopInput::ClientLost
+            }
+        };
+        self.machine.handle(self.clock.now(), input);
     }
 
     fn send<M: serde::Serialize>(
@@ -285,7 +310,20 @@ fn config(hop: u8, opening: &mut Opening, hidden: u32) -> HopConfig {
         prompt: std::mem::take(&mut opening.prompt).into_vec(),
         generations: (generation(&opening.inward), generation(&opening.out)),
         tail,
+        receipts: None,
     }
+}
+
+/// What this host signs its receipts as, where any are wanted.
+fn receipt_terms(
+    host: PeerId,
+    session: SessionId,
+    hop: u8,
+    opening: &Opening,
+) -> Option<ReceiptTerms> {
+    let Opening { model, span, numerics, receipts, .. } = *opening;
+    let upstream = opening.inward.as_ref().filter(|_| hop > 0).map(|lane| lane.peer);
+    receipts.then_some(ReceiptTerms { host, session, model, span, numerics, upstream })
 }
 
 /// The running job's result; waits for ever where none runs.

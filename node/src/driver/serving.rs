@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
 use taimatsu_network::{FrameReader, FrameWriter, Network};
 use taimatsu_protocol::link::LinkHello;
 use taimatsu_protocol::opening::{Hello, MAX_OPENING, Opening, Refusal, Reply, VERSION};
@@ -34,9 +35,10 @@ pub(crate) struct Hosted {
 }
 
 /// Everything that serving needs; cloned into each stream's task.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Serving {
     pub(crate) me: PeerId,
+    pub(crate) key: Arc<SigningKey>,
     pub(crate) swarm: SwarmId,
     pub(crate) network: Network,
     pub(crate) clock: Clock,
@@ -73,6 +75,8 @@ impl Serving {
                         control,
                         to_client: FrameQueue::over(writer),
                         seat,
+                        me: self.me,
+                        key: self.key.clone(),
                         events,
                     };
                     task.run().await;

@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use taimatsu_protocol::control::{HopFailure, ToClient, ToHop, Token, Violation};
 use taimatsu_protocol::link::{Downstream, LinkAck};
+use taimatsu_protocol::receipt::Receipt;
 use taimatsu_protocol::sealed::Mark;
+use taimatsu_protocol::signed::SignedBytes;
 
-use crate::tail::TailConfig;
+use crate::tail::{ReceiptTerms, TailConfig};
 
 /// What a hop knows from its opening.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct HopConfig {
     pub generations: (u32, u32),
     /// The tail's task.
     pub tail: Option<TailConfig>,
+    /// What receipts are signed as; none in scoring sessions, and where nobody else computes.
+    pub receipts: Option<ReceiptTerms>,
 }
 
 /// One of the hop's two lanes.
@@ -68,6 +72,8 @@ pub enum HopInput {
         /// Microseconds in the executor.
         micros: u64,
     },
+    /// What [`HopOutput::Sign`] asked for.
+    Signed(SignedBytes),
     /// The host is leaving.
     Drain,
 }
@@ -115,6 +121,8 @@ pub enum HopOutput {
     },
     /// Seal and send to the previous hop.
     Up(LinkAck),
+    /// Sign this with the host's key; exactly one [`HopInput::Signed`] answers, at once.
+    Sign(Box<Receipt>),
     /// Compute; exactly one [`HopInput::Executed`] answers.
     Execute(Job),
     /// Free everything; nothing follows.

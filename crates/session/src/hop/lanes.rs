@@ -4,6 +4,7 @@ use taimatsu_protocol::Moment;
 use taimatsu_protocol::control::{HopFailure, ToClient};
 
 use super::{End, Hop, HopOutput, Lane, State};
+use crate::policy::LANE_GRACE;
 
 impl Hop {
     pub(super) fn lane(&mut self, end: End) -> &mut Lane {
@@ -34,13 +35,22 @@ impl Hop {
         }
         let number = lane.number;
         if running {
-            // At the end of an answer neighbours may leave before the client's `Close` is here:
-            // what it cost is told all the same.
-            self.ack(now);
-            self.fail(HopFailure::NeighbourLost { lane: number });
+            // Neighbours of an answer that is over may leave before the client's word is here;
+            // and of a real loss the client knows already.
+            if self.lost.is_none() {
+                self.lost = Some((number, now));
+                self.ack(now);
+            }
         } else {
             lane.up = false;
             self.tell_client(now, ToClient::LinkFailed { lane: number, generation });
+        }
+    }
+
+    /// A lane has been lost for so long that nobody is closing this session.
+    pub(super) fn complain(&mut self, now: Moment) {
+        if let Some((lane, _)) = self.lost.filter(|(_, at)| now.since(*at) >= LANE_GRACE) {
+            self.fail(HopFailure::NeighbourLost { lane });
         }
     }
 

@@ -8,7 +8,7 @@ use taimatsu_protocol::link::{Downstream, LinkAck, MAX_STEP};
 use taimatsu_protocol::opening::MAX_TOP;
 use taimatsu_protocol::sealed::Mark;
 
-use super::{Executed, Hop, HopOutput, Job, JobInput, Pending, Running, State, Want};
+use super::{Book, Executed, Hop, HopOutput, Job, JobInput, Pending, Running, State, Want};
 use crate::policy::{WINDOW, WINDOW_RENEWAL};
 use crate::tail::Release;
 
@@ -49,6 +49,7 @@ impl Hop {
         }
         self.received = end;
         let input = JobInput::Hidden(tensor);
+        self.book_input(&input);
         self.queue.push_back(Pending { start: mark.step, count, input });
         Ok(())
     }
@@ -58,6 +59,9 @@ impl Hop {
         self.received = to;
         self.kv_len = self.kv_len.min(to);
         self.held.take_if(|(mark, _)| mark.step >= to);
+        if let Some(book) = &mut self.book {
+            book.roll_back(to);
+        }
     }
 
     pub(super) fn take_accepted(&mut self, mark: Mark, ids: &[u32]) -> Result<(), Violation> {
@@ -74,13 +78,17 @@ impl Hop {
     pub(super) fn queue_ids(&mut self, ids: &[u32]) {
         let count = ids.len() as u32;
         let input = JobInput::Ids(ids.to_vec());
+        self.book_input(&input);
         self.queue.push_back(Pending { start: self.received, count, input });
         self.received += count;
+        self.commit(self.received);
     }
 
     /// Gives the executor its next job, when it is idle and the last output is on its way.
     pub(super) fn work(&mut self) {
-        if self.state != State::Running || self.executing.is_some() || self.held.is_some() {
+        let closing = self.book.as_ref().is_some_and(Book::is_closing);
+        let busy = self.executing.is_some() || self.held.is_some();
+        if self.state != State::Running || busy || closing {
             return;
         }
         let Some(Pending { start, count, input }) = self.queue.pop_front() else { return };
@@ -116,6 +124,7 @@ impl Hop {
         self.kv_len = start + count;
         self.news = true;
         self.renew_permission();
+        self.book_output(&output, count);
         match output {
             Executed::Hidden(tensor) => {
                 self.held = Some((Mark { epoch, step: start }, tensor));
