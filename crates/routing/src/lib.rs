@@ -15,7 +15,7 @@
 //! use taimatsu_protocol::{
 //!     Announcement, ModelId, Moment, Numerics, PeerId, Span, SwarmId, UnixSeconds,
 //! };
-//! use taimatsu_routing::{HostTable, PlanError, Request, Wish, plan};
+//! use taimatsu_routing::{HostTable, Outlook, PlanError, Request, Wish, plan};
 //!
 //! let (model, wall) = (ModelId::of(b"manifest"), UnixSeconds(1_000));
 //! let host = |seed: u8, span: &str| {
@@ -49,20 +49,22 @@
 //! let mut table = HostTable::new();
 //! table.insert(host(1, "0-9"), wall);
 //! table.insert(host(3, "20-29"), wall);
-//! let missing = plan(&table, &request, Moment::default());
+//! let missing = plan(&table, &request, &Outlook::default(), Moment::default());
 //! assert_eq!(missing, Err(PlanError::Uncovered { missing: vec![[10, 19]] }));
 //!
 //! table.insert(host(2, "10-19"), wall);
-//! let chain = plan(&table, &request, Moment::default()).expect("all blocks have a host");
+//! let chain = plan(&table, &request, &Outlook::default(), Moment::default()).expect("all blocks have a host");
 //! assert_eq!(chain.hops().len(), 3);
 //! ```
 
 pub mod chain;
+pub mod outlook;
 pub mod plan;
 pub mod policy;
 mod search;
 pub mod table;
 
 pub use chain::{Chain, ChainError, Hop};
+pub use outlook::Outlook;
 pub use plan::{PlanError, Request, Wish, plan};
 pub use table::{HostTable, Inserted};

@@ -6,9 +6,10 @@ use taimatsu_protocol::opening::MAX_HOPS;
 use taimatsu_protocol::{Announcement, ModelId, Moment, Numerics, PeerId};
 
 use crate::chain::{Chain, Hop};
+use crate::outlook::Outlook;
 use crate::policy::PATIENCE;
 use crate::search::{Candidate, Found, Limits, search};
-use crate::table::{HostTable, missing};
+use crate::table::{HostTable, Pairs, missing};
 
 /// What is asked of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +61,19 @@ pub enum PlanError {
 /// The best chain for a request, from what the table holds (call [`HostTable::expire`] first).
 ///
 /// A hop costs half a round trip to it, its measured time for one position times the sessions it
-/// would share with, and ten seconds where its free KV is short. The fewest hops win, unless more
-/// are faster by [`PATIENCE`]. Spans are used as announced where possible, otherwise from their
-/// middle on; a suspended host is used only where there is no way without.
+/// would share with, ten seconds where its free KV is short, and ten where the pair with the hop
+/// before is avoided; all divided by its odds to hold. The fewest hops win, unless more are faster
+/// by [`PATIENCE`]. Spans are used as announced where possible, otherwise from their middle on; a
+/// suspended or distrusted host is used only where there is no way without.
 ///
 /// # Errors
 /// See [`PlanError`].
-pub fn plan(table: &HostTable, request: &Request, now: Moment) -> Result<Chain, PlanError> {
+pub fn plan(
+    table: &HostTable,
+    request: &Request,
+    outlook: &Outlook,
+    now: Moment,
+) -> Result<Chain, PlanError> {
     let of_model = |host: &&Announcement| host.blocks == request.blocks && host.host != request.me;
     let mut hosts: Vec<_> = table.hosts(request.model).filter(of_model).collect();
     hosts.sort_by_key(|host| (mixed(request.seed, &host.host), host.host, host.span));
@@ -74,36 +81,49 @@ pub fn plan(table: &HostTable, request: &Request, now: Moment) -> Result<Chain, 
     if !missing.is_empty() || request.blocks == 0 {
         return Err(PlanError::Uncovered { missing });
     }
-    let candidates: Vec<_> =
-        hosts.into_iter().map(|host| Candidate::new(table, request, host)).collect();
+    let candidates: Vec<_> = hosts
+        .into_iter()
+        .map(|host| Candidate::new(table, request, host, outlook.odds(&host.host)))
+        .collect();
     let with_room: Vec<_> = candidates.iter().copied().filter(Candidate::has_room).collect();
-    let trusted = |candidate: &Candidate<'_>| !table.is_suspended(&candidate.host(), now);
+    let avoided = table.avoided(now);
+    let best = |candidates: &[Candidate<'_>]| best(candidates, request, &avoided);
+    let trusted = |candidate: &Candidate<'_>| {
+        let host = candidate.host();
+        !table.is_suspended(&host, now) && !outlook.is_distrusted(&host)
+    };
     let preferred: Vec<_> = with_room.iter().copied().filter(trusted).collect();
-    if let Some(chain) = best(&preferred, request) {
+    if let Some(chain) = best(&preferred) {
         return Ok(chain);
     }
     // The same hosts again would give the same answer.
     if with_room.len() > preferred.len()
-        && let Some(chain) = best(&with_room, request)
+        && let Some(chain) = best(&with_room)
     {
         return Ok(chain);
     }
-    let full = candidates.len() > with_room.len() && best(&candidates, request).is_some();
+    let full = candidates.len() > with_room.len() && best(&candidates).is_some();
     Err(if full { PlanError::NoCapacity } else { PlanError::NoSuchRoute })
 }
 
 /// The best chain of these hosts: with spans as announced, otherwise entering some midway.
-fn best(candidates: &[Candidate<'_>], request: &Request) -> Option<Chain> {
-    best_of(candidates, request, true).or_else(|| best_of(candidates, request, false))
+fn best(candidates: &[Candidate<'_>], request: &Request, avoided: &Pairs) -> Option<Chain> {
+    best_of(candidates, request, avoided, true)
+        .or_else(|| best_of(candidates, request, avoided, false))
 }
 
-fn best_of(candidates: &[Candidate<'_>], request: &Request, exact: bool) -> Option<Chain> {
+fn best_of(
+    candidates: &[Candidate<'_>],
+    request: &Request,
+    avoided: &Pairs,
+    exact: bool,
+) -> Option<Chain> {
     let (min_hops, max_hops) = match request.wish {
         Wish::Any => (1, MAX_HOPS),
         Wish::Whole => (1, 1),
         Wish::Chain => (2, MAX_HOPS),
     };
-    let limits = Limits { blocks: request.blocks, min_hops, max_hops, exact };
+    let limits = Limits { blocks: request.blocks, min_hops, max_hops, exact, avoided };
     let kinds: BTreeSet<Numerics> = candidates.iter().map(Candidate::numerics).collect();
     let mut found = Vec::new();
     for numerics in kinds {

@@ -35,6 +35,13 @@ pub const UNMEASURED_BLOCK_MICROS: u64 = 5_000;
 /// them again when it is asked, and anybody else is better.
 pub const SHORT_KV_MICROS: u64 = 10_000_000;
 
+/// What a hop behind a host is charged that it had a dispute with: one of the two is wrong, and
+/// nobody knows which.
+pub const AVOIDED_PAIR_MICROS: u64 = 10_000_000;
+
+/// How long two hosts are kept apart after a dispute.
+pub const APART: Duration = Duration::from_secs(600);
+
 /// More hops are taken only where fewer would be slower by more than this: 5/4.
 pub const PATIENCE: (u64, u64) = (5, 4);
 

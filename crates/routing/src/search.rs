@@ -7,9 +7,10 @@ use taimatsu_protocol::{Announcement, Numerics, PeerId, Span};
 use crate::chain::Hop;
 use crate::plan::Request;
 use crate::policy::{
-    KEPT_PER_END, MAX_EXTENSIONS, SHORT_KV_MICROS, UNKNOWN_RTT_MICROS, UNMEASURED_BLOCK_MICROS,
+    AVOIDED_PAIR_MICROS, KEPT_PER_END, MAX_EXTENSIONS, SHORT_KV_MICROS, UNKNOWN_RTT_MICROS,
+    UNMEASURED_BLOCK_MICROS,
 };
-use crate::table::{HostTable, announced_rtt};
+use crate::table::{HostTable, Pairs, announced_rtt};
 
 /// One announced span that may become a hop.
 #[derive(Debug, Clone, Copy)]
@@ -18,16 +19,20 @@ pub(crate) struct Candidate<'a> {
     /// Half a round trip from the asker, in microseconds.
     half_rtt_from_me: u64,
     short: bool,
+    /// To hold, in permille.
+    odds: u16,
 }
 
 /// What a way must keep to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct Limits<'a> {
     pub(crate) blocks: u32,
     pub(crate) min_hops: usize,
     pub(crate) max_hops: usize,
     /// Spans only as announced, none entered midway.
     pub(crate) exact: bool,
+    /// Neighbours that did not agree with each other.
+    pub(crate) avoided: &'a Pairs,
 }
 
 /// A way through the model.
@@ -49,11 +54,17 @@ struct Part {
 }
 
 impl<'a> Candidate<'a> {
-    pub(crate) fn new(table: &HostTable, request: &Request, host: &'a Announcement) -> Self {
+    pub(crate) fn new(
+        table: &HostTable,
+        request: &Request,
+        host: &'a Announcement,
+        odds: u16,
+    ) -> Self {
         Self {
             host,
             half_rtt_from_me: table.rtt_from_me(&request.me, host) / 2,
             short: host.free_positions < request.positions,
+            odds,
         }
     }
 
@@ -85,7 +96,7 @@ impl<'a> Candidate<'a> {
     }
 
     /// Microseconds that it adds to a lap, entered at `entry` from `previous`.
-    fn cost(&self, entry: u32, previous: Option<&Self>) -> u64 {
+    fn cost(&self, entry: u32, previous: Option<&Self>, avoided: &Pairs) -> u64 {
         let half_rtt = previous.map_or(self.half_rtt_from_me, |previous| {
             let said = announced_rtt(previous.host, &self.host.host)
                 .or_else(|| announced_rtt(self.host, &previous.host.host));
@@ -97,14 +108,18 @@ impl<'a> Candidate<'a> {
             measured => measured * used / u64::from(self.end() - self.first()),
         };
         let shared = compute.saturating_mul(1 + u64::from(self.host.sessions));
-        let penalty = if self.short { SHORT_KV_MICROS } else { 0 };
-        half_rtt.saturating_add(shared).saturating_add(penalty)
+        let short = if self.short { SHORT_KV_MICROS } else { 0 };
+        let disputed =
+            previous.is_some_and(|previous| avoided.contains(&(previous.host(), self.host())));
+        let disputed = if disputed { AVOIDED_PAIR_MICROS } else { 0 };
+        let cost = half_rtt.saturating_add(shared).saturating_add(short).saturating_add(disputed);
+        cost.saturating_mul(1_000) / u64::from(self.odds)
     }
 }
 
 /// The cheapest way for each number of hops that has one, fewest first. Numbers of hops that
 /// cost more than fewer are left out. Of equal ways, the one of the earlier candidates.
-pub(crate) fn search(candidates: &[Candidate<'_>], limits: Limits) -> Vec<Found> {
+pub(crate) fn search(candidates: &[Candidate<'_>], limits: Limits<'_>) -> Vec<Found> {
     let mut spans_of: BTreeMap<PeerId, usize> = BTreeMap::new();
     let mut by_first: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     for (index, candidate) in candidates.iter().enumerate() {
@@ -132,7 +147,10 @@ pub(crate) fn search(candidates: &[Candidate<'_>], limits: Limits) -> Vec<Found>
                     continue;
                 }
                 let again = spans_of.get(&candidate.host()).is_some_and(|spans| *spans > 1);
-                keep(grown.entry(index).or_default(), extend(candidates, part, index, again));
+                keep(
+                    grown.entry(index).or_default(),
+                    extend(candidates, part, index, again, limits.avoided),
+                );
             }
         }
         let (complete, partial): (Vec<_>, Vec<_>) = grown
@@ -156,12 +174,18 @@ pub(crate) fn search(candidates: &[Candidate<'_>], limits: Limits) -> Vec<Found>
     found
 }
 
-fn extend(candidates: &[Candidate<'_>], part: &Part, index: usize, again: bool) -> Part {
+fn extend(
+    candidates: &[Candidate<'_>],
+    part: &Part,
+    index: usize,
+    again: bool,
+    avoided: &Pairs,
+) -> Part {
     let previous = part.path.last().map(|last| &candidates[*last]);
     let entry = previous.map_or(0, Candidate::end);
     let candidate = &candidates[index];
     let mut grown = part.clone();
-    grown.cost = part.cost.saturating_add(candidate.cost(entry, previous));
+    grown.cost = part.cost.saturating_add(candidate.cost(entry, previous, avoided));
     grown.path.push(index);
     if again {
         grown.met.insert(candidate.host());

@@ -1,6 +1,6 @@
 //! What hosts said of themselves, signed, until it expires.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use taimatsu_protocol::signed::{SignedBytes, Verified};
 use taimatsu_protocol::{Announcement, ModelId, Moment, PeerId, Span, UnixSeconds};
@@ -20,9 +20,14 @@ pub struct HostTable {
     per_host: BTreeMap<PeerId, usize>,
     length: usize,
     suspended: BTreeMap<PeerId, Moment>,
+    /// Neighbours in a chain that did not agree, and until when they are kept apart.
+    apart: BTreeMap<(PeerId, PeerId), Moment>,
     /// Round trips from this node, in microseconds.
     rtts: BTreeMap<PeerId, u32>,
 }
+
+/// Hosts that shall not follow each other in a chain: upstream, downstream.
+pub(crate) type Pairs = BTreeSet<(PeerId, PeerId)>;
 
 /// What became of an announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +91,7 @@ impl HostTable {
             self.remove(key);
         }
         self.suspended.retain(|_, until| *until > now);
+        self.apart.retain(|_, until| *until > now);
     }
 
     /// Passes over a host until then, unless there is no other. When too many are suspended, the
@@ -104,6 +110,24 @@ impl HostTable {
     #[must_use]
     pub fn is_suspended(&self, host: &PeerId, now: Moment) -> bool {
         self.suspended.get(host).is_some_and(|until| *until > now)
+    }
+
+    /// Keeps two hosts apart, in either order, unless there is no other way. When too many pairs
+    /// are, the one whose time ends first is not any more.
+    pub fn keep_apart(&mut self, one: PeerId, other: PeerId, until: Moment) {
+        self.apart.insert((one, other), until);
+        self.apart.insert((other, one), until);
+        while self.apart.len() > 2 * MAX_REMEMBERED {
+            let first = self.apart.iter().min_by_key(|(_, until)| **until).map(|(pair, _)| *pair);
+            let Some((one, other)) = first else { return };
+            self.apart.remove(&(one, other));
+            self.apart.remove(&(other, one));
+        }
+    }
+
+    pub(crate) fn avoided(&self, now: Moment) -> Pairs {
+        let apart = self.apart.iter().filter(|(_, until)| **until > now);
+        apart.map(|(pair, _)| *pair).collect()
     }
 
     /// Notes this node's own round trip to a peer. When too many are known, the farthest goes.

@@ -13,7 +13,9 @@ use taimatsu_protocol::signed::Verified;
 use taimatsu_protocol::{
     Announcement, ModelId, Moment, Numerics, PeerId, Span, SwarmId, UnixSeconds,
 };
-use taimatsu_routing::{Chain, HostTable, Inserted, PlanError, Request, Wish, plan, policy};
+use taimatsu_routing::{
+    Chain, HostTable, Inserted, Outlook, PlanError, Request, Wish, plan, policy,
+};
 
 const WALL: UnixSeconds = UnixSeconds(1_000_000);
 
@@ -71,7 +73,7 @@ fn request(wish: Wish) -> Request {
 }
 
 fn route(table: &HostTable, wish: Wish) -> Result<Vec<PeerId>, PlanError> {
-    plan(table, &request(wish), Moment::default()).map(|chain| peers(&chain))
+    plan(table, &request(wish), &Outlook::default(), Moment::default()).map(|chain| peers(&chain))
 }
 
 fn peers(chain: &Chain) -> Vec<PeerId> {
@@ -176,7 +178,8 @@ fn spans_are_used_as_announced_and_entered_midway_only_where_they_must() {
     let exact = table(&[(1, "0-14"), (2, "10-29"), (3, "15-29")]);
     assert_eq!(route(&exact, Wish::Any), Ok(vec![peer(1), peer(3)]));
     let overlapping = table(&[(1, "0-14"), (2, "10-29")]);
-    let chain = plan(&overlapping, &request(Wish::Any), Moment::default()).unwrap();
+    let chain =
+        plan(&overlapping, &request(Wish::Any), &Outlook::default(), Moment::default()).unwrap();
     assert_eq!(chain.hops()[1].span, Span::parse_inclusive("15-29", 30).unwrap());
 }
 
@@ -217,7 +220,14 @@ fn queues_and_distance_count() {
 fn equal_hosts_are_spread_over_askers() {
     let equal = table(&[(1, "0-14"), (2, "0-14"), (3, "15-29"), (4, "15-29")]);
     let chosen: BTreeSet<_> = (0..64)
-        .map(|seed| plan(&equal, &Request { seed, ..request(Wish::Any) }, Moment::default()))
+        .map(|seed| {
+            plan(
+                &equal,
+                &Request { seed, ..request(Wish::Any) },
+                &Outlook::default(),
+                Moment::default(),
+            )
+        })
         .map(|chain| peers(&chain.unwrap()))
         .collect();
     assert_eq!(chosen.len(), 4);
@@ -388,8 +398,8 @@ proptest! {
             table.suspend(peer(host), Moment::from_micros(1));
         }
         let request = Request { blocks: SMALL, seed, ..request(wish) };
-        let planned = plan(&table, &request, Moment::default());
-        prop_assert_eq!(&planned, &plan(&table, &request, Moment::default()));
+        let planned = plan(&table, &request, &Outlook::default(), Moment::default());
+        prop_assert_eq!(&planned, &plan(&table, &request, &Outlook::default(), Moment::default()));
         let covered = |block: u32| held.iter().any(|h| h.first <= block && block < h.end);
         match planned {
             Ok(chain) => {
@@ -423,4 +433,43 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn poor_odds_and_distrust_lead_to_others() {
+    let two = table(&[(1, "0-29"), (2, "0-29")]);
+    let chosen = |outlook: &Outlook| {
+        let chosen = (0..50).map(|seed| {
+            let request = Request { seed, ..request(Wish::Any) };
+            plan(&two, &request, outlook, Moment::default()).unwrap().hops()[0].peer
+        });
+        chosen.collect::<BTreeSet<_>>()
+    };
+    assert_eq!(chosen(&Outlook::default()).len(), 2);
+    let mut poor = Outlook::default();
+    poor.expect(peer(1), 500);
+    assert_eq!(chosen(&poor), BTreeSet::from([peer(2)]));
+    let mut distrusted = Outlook::default();
+    distrusted.distrust(peer(2));
+    assert_eq!(chosen(&distrusted), BTreeSet::from([peer(1)]));
+    let alone = table(&[(2, "0-29")]);
+    assert!(plan(&alone, &request(Wish::Any), &distrusted, Moment::default()).is_ok());
+}
+
+#[test]
+fn who_disagreed_is_not_put_together_again() {
+    let mut spread = table(&[(1, "0-14"), (2, "15-29"), (3, "15-29")]);
+    let now = Moment::default();
+    spread.keep_apart(peer(2), peer(1), Moment::from_micros(10));
+    for seed in 0..50 {
+        let request = Request { seed, ..request(Wish::Any) };
+        let chain = plan(&spread, &request, &Outlook::default(), now).unwrap();
+        assert_eq!(chain.hops()[1].peer, peer(3));
+    }
+    let both = |seed| {
+        let request = Request { seed, ..request(Wish::Any) };
+        plan(&spread, &request, &Outlook::default(), Moment::from_micros(10)).unwrap().hops()[1]
+            .peer
+    };
+    assert_eq!((0..50).map(both).collect::<BTreeSet<_>>().len(), 2);
 }
