@@ -1,9 +1,9 @@
 //! Inferences that want hosts, and the lookups that may find them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use taimatsu_protocol::{ModelId, Moment, PeerId};
-use taimatsu_routing::{Chain, HostTable, PlanError, Request, plan};
+use taimatsu_routing::{Chain, HostTable, Outlook, PlanError, Request, plan};
 
 use crate::io::{Ask, Output, RouteError};
 use crate::policy::{ASK_PATIENCE, LOOKUP_FRESH, LOOKUP_LOST, MAX_LOOKUPS, MAX_WAITING};
@@ -43,10 +43,11 @@ impl Asks {
         &mut self,
         now: Moment,
         table: &HostTable,
+        outlook: &Outlook,
         ask: Ask,
         outputs: &mut VecDeque<Output>,
     ) {
-        match self.plan(now, table, &ask) {
+        match self.plan(now, table, outlook, &ask) {
             Ok(chain) => {
                 outputs.push_back(Output::Routed { id: ask.id, chain });
                 if !self.is_fresh(&ask.model, now) {
@@ -68,23 +69,33 @@ impl Asks {
         &mut self,
         now: Moment,
         table: &HostTable,
+        outlook: &Outlook,
         model: ModelId,
         outputs: &mut VecDeque<Output>,
     ) {
         if let Some(lookup) = self.lookups.get_mut(&model) {
             lookup.done = Some(now);
         }
-        self.answer(now, table, |waiting| waiting.ask.model == model, outputs);
+        self.answer(now, table, outlook, |waiting| waiting.ask.model == model, outputs);
     }
 
-    /// Answers those that have waited long enough.
+    /// Models of asks that have waited long enough.
+    pub(crate) fn late(&self, now: Moment) -> BTreeSet<ModelId> {
+        let late = self.waiting.iter().filter(|waiting| waiting.until <= now);
+        late.map(|waiting| waiting.ask.model).collect()
+    }
+
+    /// Answers those of a model that have waited long enough.
     pub(crate) fn answer_late(
         &mut self,
         now: Moment,
         table: &HostTable,
+        outlook: &Outlook,
+        model: ModelId,
         outputs: &mut VecDeque<Output>,
     ) {
-        self.answer(now, table, |waiting| waiting.until <= now, outputs);
+        let late = |waiting: &Waiting| waiting.until <= now && waiting.ask.model == model;
+        self.answer(now, table, outlook, late, outputs);
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Moment> {
@@ -95,6 +106,7 @@ impl Asks {
         &mut self,
         now: Moment,
         table: &HostTable,
+        outlook: &Outlook,
         which: impl Fn(&Waiting) -> bool,
         outputs: &mut VecDeque<Output>,
     ) {
@@ -102,18 +114,24 @@ impl Asks {
         self.waiting = waiting.into();
         for Waiting { ask, .. } in ready {
             let id = ask.id;
-            outputs.push_back(match self.plan(now, table, &ask) {
+            outputs.push_back(match self.plan(now, table, outlook, &ask) {
                 Ok(chain) => Output::Routed { id, chain },
                 Err(error) => Output::Unroutable { id, error: RouteError::Plan(error) },
             });
         }
     }
 
-    fn plan(&mut self, now: Moment, table: &HostTable, ask: &Ask) -> Result<Chain, PlanError> {
+    fn plan(
+        &mut self,
+        now: Moment,
+        table: &HostTable,
+        outlook: &Outlook,
+        ask: &Ask,
+    ) -> Result<Chain, PlanError> {
         self.seed = self.seed.wrapping_add(1);
         let Ask { model, blocks, wish, positions, .. } = *ask;
         let request = Request { model, blocks, wish, positions, me: self.me, seed: self.seed };
-        plan(table, &request, now)
+        plan(table, &request, outlook, now)
     }
 
     fn is_fresh(&self, model: &ModelId, now: Moment) -> bool {

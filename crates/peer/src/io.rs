@@ -5,7 +5,10 @@ use taimatsu_protocol::signed::Verified;
 use taimatsu_protocol::{
     Announcement, ModelId, Numerics, PeerId, SessionId, Span, SwarmId, UnixSeconds,
 };
+use taimatsu_reputation::Standing;
 use taimatsu_routing::{Chain, PlanError, Wish};
+
+use crate::blame::AnswerReport;
 
 /// What a peer is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +27,7 @@ pub struct Config {
 }
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// An announcement came from anybody; its signature holds. Of another swarm, not in force, or
     /// of this node: ignored and counted.
@@ -58,6 +61,17 @@ pub enum Input {
     HostFailed {
         /// Which.
         host: PeerId,
+    },
+    /// An answer of this node's asking is over.
+    Answered(AnswerReport),
+    /// What an earlier run remembered of a peer.
+    Remembered {
+        /// Whom.
+        peer: PeerId,
+        /// With which model.
+        model: ModelId,
+        /// What.
+        standing: Box<Standing>,
     },
     /// The lookup that was asked for is over, and what it found was handed in.
     LookupDone {
@@ -146,7 +160,7 @@ pub struct OpeningSummary {
 }
 
 /// What to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Sign this, publish it, and hand it back as [`Input::Signed`].
     Announce(Box<Announcement>),
@@ -155,6 +169,15 @@ pub enum Output {
     Lookup {
         /// Which model.
         model: ModelId,
+    },
+    /// Keep this for the next start; it replaces what was kept of the same peer and model.
+    Remember {
+        /// Of whom.
+        peer: PeerId,
+        /// With which model.
+        model: ModelId,
+        /// What.
+        standing: Box<Standing>,
     },
     /// Run the inference on this chain.
     Routed {

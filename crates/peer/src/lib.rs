@@ -36,16 +36,19 @@
 //! assert_eq!(peer.poll_output(), Some(Output::Unroutable { id: 1, error }));
 //! ```
 
+pub use taimatsu_reputation as reputation;
 pub use taimatsu_routing as routing;
 pub use taimatsu_session as session;
 
 mod admission;
 mod asks;
+mod blame;
 mod hosting;
 mod io;
 mod peer;
 pub mod policy;
 mod voice;
 
+pub use blame::{AnswerEnd, AnswerReport, Blame};
 pub use io::{Ask, Config, Hosting, Ignored, Input, Load, OpeningSummary, Output, RouteError};
 pub use peer::Peer;

@@ -2,13 +2,17 @@
 
 use std::collections::VecDeque;
 
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
 use taimatsu_protocol::signed::{SignedBytes, Verified};
-use taimatsu_protocol::{Announcement, ModelId, Moment, Span, UnixSeconds};
-use taimatsu_routing::policy::{MAX_ANSWERED, SUSPENSION};
-use taimatsu_routing::{HostTable, Inserted};
+use taimatsu_protocol::{Announcement, ModelId, Moment, PeerId, Span, UnixSeconds};
+use taimatsu_reputation::{Evidence, Fault, Reputation};
+use taimatsu_routing::policy::{APART, MAX_ANSWERED, SUSPENSION};
+use taimatsu_routing::{HostTable, Inserted, Outlook};
 
 use crate::admission::Admission;
 use crate::asks::Asks;
+use crate::blame::{AnswerEnd, AnswerReport, Blame};
 use crate::hosting::HostedSpans;
 use crate::io::{Config, Hosting, Ignored, Input, OpeningSummary, Output};
 use crate::voice::{Scene, Voice};
@@ -24,6 +28,8 @@ pub struct Peer {
     asks: Asks,
     hosted: HostedSpans,
     admission: Admission,
+    reputation: Reputation,
+    rng: ChaCha20Rng,
     voice: Voice,
     ignored: Ignored,
     outputs: VecDeque<Output>,
@@ -39,6 +45,8 @@ impl Peer {
             asks: Asks::new(config.me, config.seed),
             hosted: HostedSpans::default(),
             admission: Admission::new(config.max_sessions),
+            reputation: Reputation::new(),
+            rng: ChaCha20Rng::seed_from_u64(config.seed),
             voice: Voice::new(config),
             ignored: Ignored::default(),
             outputs: VecDeque::new(),
@@ -63,10 +71,18 @@ impl Peer {
                 self.voice.set_prekey(prekey);
                 self.hosted.terms_changed();
             }
-            Input::Ask(ask) => self.asks.ask(now, &self.table, ask, &mut self.outputs),
+            Input::Ask(ask) => {
+                let outlook = self.outlook(wall, ask.model);
+                self.asks.ask(now, &self.table, &outlook, ask, &mut self.outputs);
+            }
+            Input::Answered(report) => self.answered(now, wall, &report),
+            Input::Remembered { peer, model, standing } => {
+                self.reputation.restore(peer, model, *standing);
+            }
             Input::HostFailed { host } => self.table.suspend(host, now + SUSPENSION),
             Input::LookupDone { model } => {
-                self.asks.looked_up(now, &self.table, model, &mut self.outputs);
+                let outlook = self.outlook(wall, model);
+                self.asks.looked_up(now, &self.table, &outlook, model, &mut self.outputs);
             }
             Input::Opening(opening) => self.open(wall, &opening),
             Input::SessionEnded { session } => {
@@ -107,6 +123,12 @@ impl Peer {
     #[must_use]
     pub const fn table(&self) -> &HostTable {
         &self.table
+    }
+
+    /// What this node has seen of others.
+    #[must_use]
+    pub const fn reputation(&self) -> &Reputation {
+        &self.reputation
     }
 
     /// What this node hosts.
@@ -181,6 +203,55 @@ impl Peer {
         }
     }
 
+    /// What routing is told of a model's hosts; drawn anew for each ask.
+    fn outlook(&mut self, wall: UnixSeconds, model: ModelId) -> Outlook {
+        let mut outlook = Outlook::default();
+        for host in self.table.hosts(model).map(|said| said.host) {
+            outlook.expect(host, self.reputation.odds(wall, &host, &model, &mut self.rng));
+            if self.reputation.is_distrusted(wall, &host, &model) {
+                outlook.distrust(host);
+            }
+        }
+        outlook
+    }
+
+    fn answered(&mut self, now: Moment, wall: UnixSeconds, report: &AnswerReport) {
+        let AnswerReport { model, hosts, end } = report;
+        match end {
+            AnswerEnd::Well { receipts } => {
+                for (hop, host) in hosts.iter().enumerate() {
+                    self.remember(wall, *host, *model, Evidence::InTime);
+                    match receipts {
+                        Some(Ok(())) => self.remember(wall, *host, *model, Evidence::Receipted),
+                        Some(Err(broken)) if broken.hop == hop => {
+                            let fault = Evidence::Fault(Fault::Receipts);
+                            self.remember(wall, *host, *model, fault);
+                        }
+                        Some(Err(_)) | None => {}
+                    }
+                }
+            }
+            AnswerEnd::Failed(failure) => {
+                let blame = Blame::of(failure, hosts.len());
+                let Some(host) = hosts.get(blame.hop) else { return };
+                self.table.suspend(*host, now + SUSPENSION);
+                if let Some(evidence) = blame.evidence {
+                    self.remember(wall, *host, *model, evidence);
+                }
+                if let Some((one, other)) = blame.apart
+                    && let (Some(one), Some(other)) = (hosts.get(one), hosts.get(other))
+                {
+                    self.table.keep_apart(*one, *other, now + APART);
+                }
+            }
+        }
+    }
+
+    fn remember(&mut self, wall: UnixSeconds, peer: PeerId, model: ModelId, evidence: Evidence) {
+        let standing = Box::new(self.reputation.add(wall, peer, model, evidence).clone());
+        self.outputs.push_back(Output::Remember { peer, model, standing });
+    }
+
     fn host(&mut self, hosting: Hosting) {
         let Hosting { span, blocks, .. } = hosting;
         if Span::new(span.blocks(), blocks) != Ok(span) {
@@ -212,7 +283,10 @@ impl Peer {
 
     /// What has become due: answers to asks that waited long enough, and announcements.
     fn catch_up(&mut self, now: Moment, wall: UnixSeconds) {
-        self.asks.answer_late(now, &self.table, &mut self.outputs);
+        for model in self.asks.late(now) {
+            let outlook = self.outlook(wall, model);
+            self.asks.answer_late(now, &self.table, &outlook, model, &mut self.outputs);
+        }
         let draining = self.admission.is_draining();
         let sessions = self.admission.running();
         let scene = Scene { now, wall, sessions, table: &self.table, draining };

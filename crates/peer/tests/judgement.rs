@@ -12,11 +12,15 @@ use taimatsu_peer::policy::{
     MAX_HOSTED, MAX_REPLAY, MAX_WAITING, RETRY_MS,
 };
 use taimatsu_peer::routing::{PlanError, Wish};
+use taimatsu_peer::session::Failure;
 use taimatsu_peer::{
-    Ask, Config, Hosting, Ignored, Input, Load, OpeningSummary, Output, Peer, RouteError,
+    AnswerEnd, AnswerReport, Ask, Config, Hosting, Ignored, Input, Load, OpeningSummary, Output,
+    Peer, RouteError,
 };
 use taimatsu_protocol::codec::BoundedVec;
+use taimatsu_protocol::control::HopFailure;
 use taimatsu_protocol::opening::{Prekey, Refusal};
+use taimatsu_protocol::receipt::{BrokenReceipts, Flaw};
 use taimatsu_protocol::signed::Verified;
 use taimatsu_protocol::{
     Announcement, ModelId, Moment, Numerics, PeerId, SessionId, Span, SwarmId, UnixSeconds,
@@ -511,6 +515,53 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn answered(hosts: &[u8], end: AnswerEnd) -> Input {
+    let hosts = hosts.iter().map(|host| peer_id(*host)).collect();
+    Input::Answered(AnswerReport { model: model(0), hosts, end })
+}
+
+#[test]
+fn an_answer_leaves_its_mark_and_a_restart_keeps_it() {
+    let mut bench = Bench::new();
+    let well = AnswerEnd::Well { receipts: Some(Ok(())) };
+    let kept = bench.put(answered(&[2, 3], well));
+    assert_eq!(kept.len(), 4, "each in time, each receipted");
+    let failure = Failure::HopFailed { hop: 0, failure: HopFailure::NeighbourLost { lane: 0 } };
+    let mut kept: BTreeMap<PeerId, Output> = BTreeMap::new();
+    for output in bench.put(answered(&[2, 3], AnswerEnd::Failed(failure))) {
+        let Output::Remember { peer, .. } = &output else { panic!("{output:?}") };
+        kept.insert(*peer, output);
+    }
+    assert_eq!(kept.keys().collect::<Vec<_>>(), [&peer_id(3)], "whoever was complained of");
+    let before = bench.peer.reputation().standing(&peer_id(3), &model(0)).cloned();
+    let mut restarted = Bench::new();
+    for output in kept.into_values() {
+        let Output::Remember { peer, model, standing } = output else { unreachable!() };
+        restarted.put(Input::Remembered { peer, model, standing });
+    }
+    let after = restarted.peer.reputation().standing(&peer_id(3), &model(0)).cloned();
+    assert_eq!((before.is_some(), after), (true, before));
+}
+
+#[test]
+fn broken_receipts_are_their_hops_and_send_work_elsewhere() {
+    let mut bench = Bench::new();
+    for host in [2, 3] {
+        bench.put(announced(host, announcement(host, "0-29")));
+    }
+    let flaw = Flaw::Output { from: 0 };
+    let receipts = Some(Err(BrokenReceipts { hop: 0, flaw }));
+    bench.put(answered(&[2], AnswerEnd::Well { receipts }));
+    for id in 0..20 {
+        let outputs = bench.put(ask(id));
+        let routed = outputs.iter().find_map(|output| match output {
+            Output::Routed { chain, .. } => Some(chain.hops()[0].peer),
+            _ => None,
+        });
+        assert_eq!(routed, Some(peer_id(3)));
+    }
+}
+
 /// What random inputs must never break.
 #[derive(Default)]
 struct Ledger {
@@ -533,7 +584,7 @@ impl Ledger {
                 self.last_sequence = Some(said.sequence);
                 assert!(Verified::sign((**said).clone(), &key(ME)).is_ok());
             }
-            Output::Lookup { .. } => {}
+            Output::Lookup { .. } | Output::Remember { .. } => {}
         }
     }
 }

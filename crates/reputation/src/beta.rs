@@ -66,9 +66,10 @@ impl Beta {
         (self.good + 1.0) / (self.good + self.bad + 2.0)
     }
 
-    /// A draw from the distribution (Thompson sampling: who is little known is tried sometimes).
-    pub fn sample(&self, rng: &mut impl Rng) -> f64 {
-        let (a, b) = (gamma(self.good + 1.0, rng), gamma(self.bad + 1.0, rng));
+    /// A draw from the distribution (Thompson sampling: who is little known is tried sometimes),
+    /// with this much evidence for to begin with, at least 1.
+    pub fn sample(&self, prior: f64, rng: &mut impl Rng) -> f64 {
+        let (a, b) = (gamma(self.good + prior, rng), gamma(self.bad + 1.0, rng));
         a / (a + b)
     }
 
@@ -126,7 +127,7 @@ mod tests {
         for (good, bad) in [(0.0, 0.0), (9.0, 1.0), (1.0, 30.0), (200.0, 200.0)] {
             let beta = beta(good, bad);
             let mut rng = ChaCha20Rng::seed_from_u64(1);
-            let draws: Vec<f64> = (0..20_000).map(|_| beta.sample(&mut rng)).collect();
+            let draws: Vec<f64> = (0..20_000).map(|_| beta.sample(1.0, &mut rng)).collect();
             let mean = draws.iter().sum::<f64>() / draws.len() as f64;
             let spread = draws.iter().map(|draw| (draw - mean) * (draw - mean)).sum::<f64>();
             let (a, b) = (good + 1.0, bad + 1.0);

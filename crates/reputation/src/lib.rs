@@ -33,7 +33,7 @@ use taimatsu_protocol::{ModelId, PeerId, UnixSeconds};
 pub use beta::Beta;
 pub use standing::{Evidence, Fault, Miss, Reason, Standing};
 
-use policy::{DISTRUST, MOST_STANDINGS, SHARED_MISS, TOGETHER};
+use policy::{DISTRUST, MOST_STANDINGS, NEWCOMER, SHARED_MISS, TOGETHER};
 
 /// Everybody's standing with this node.
 #[derive(Debug, Clone, Default)]
@@ -88,7 +88,7 @@ impl Reputation {
     ) -> u16 {
         let (correct, available) = self.scores(now, peer, model);
         let honest = (2.0 * correct.expected()).min(1.0);
-        (available.sample(rng) * honest * 1000.0).clamp(1.0, 1000.0) as u16
+        (available.sample(NEWCOMER, rng) * honest * 1000.0).clamp(1.0, 1000.0) as u16
     }
 
     /// Whether it should be used only where there is nobody else.
@@ -170,8 +170,10 @@ mod tests {
         let (correct, available) = reputation.standing(&peer(1), &model()).unwrap().at(NOW);
         assert_eq!(correct.bad(), 0.0);
         assert!(available.expected() < 0.1);
-        assert!(mean_odds(&reputation, NOW, 1) < 120.0);
-        assert!(mean_odds(&reputation, NOW.plus(3 * 86_400), 1) > 480.0);
+        let newcomer = mean_odds(&reputation, NOW, 2);
+        assert!((880.0..920.0).contains(&newcomer), "{newcomer}");
+        assert!(mean_odds(&reputation, NOW, 1) < 500.0);
+        assert!(mean_odds(&reputation, NOW.plus(3 * 86_400), 1) > 880.0);
     }
 
     #[test]

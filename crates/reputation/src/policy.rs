@@ -30,6 +30,10 @@ pub const SHARED_MISS: f64 = 0.25;
 /// So many peers, within so long, are "together".
 pub const TOGETHER: (usize, Duration) = (3, Duration::from_secs(10));
 
+/// What a newcomer's availability is drawn with: nine answers in ten come in time in a healthy
+/// swarm, and a host must not fall behind strangers by its first success.
+pub const NEWCOMER: f64 = 9.0;
+
 /// Peers and models remembered. Beyond it, the one heard of longest ago is forgotten, unless a
 /// fault of it is remembered.
 pub const MOST_STANDINGS: usize = 4_096;

@@ -36,8 +36,8 @@ const IMPURE_PACKAGES: [&str; 16] = [
     "crossbeam",
 ];
 
-/// Only the traits: what is drawn comes from the caller.
-const PURE_PACKAGES: [&str; 1] = ["rand_core"];
+/// The traits, and a generator that knows nothing but the seed that its caller gives.
+const PURE_PACKAGES: [&str; 2] = ["rand_core", "rand_chacha"];
 
 /// Names that stand for a clock, entropy or an unordered map, however they came here.
 const IMPURE_NAMES: [&str; 11] = [

@@ -1,0 +1,130 @@
+//! What the end of an answer says of its hosts.
+
+use taimatsu_protocol::control::HopFailure;
+use taimatsu_protocol::receipt::BrokenReceipts;
+use taimatsu_protocol::{ModelId, PeerId};
+use taimatsu_reputation::{Evidence, Fault, Miss};
+use taimatsu_session::Failure;
+
+/// An answer that has ended, as its asker saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerReport {
+    /// Of which model.
+    pub model: ModelId,
+    /// Its hosts, leader first.
+    pub hosts: Vec<PeerId>,
+    /// How it ended.
+    pub end: AnswerEnd,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnswerEnd {
+    /// Well: with all that was wanted, or as much as its asker wanted.
+    Well {
+        /// Whether its receipts hold together; none where none were wanted.
+        receipts: Option<Result<(), BrokenReceipts>>,
+    },
+    /// Badly.
+    Failed(Failure),
+}
+
+/// What a failure says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blame {
+    /// The hop that it is about.
+    pub hop: usize,
+    /// What it is evidence of, if anything: a refusal is an answer, not an absence.
+    pub evidence: Option<Evidence>,
+    /// The hops that did not agree, where nobody knows who is wrong.
+    pub apart: Option<(usize, usize)>,
+    /// Whether another way may do better.
+    pub again: bool,
+}
+
+impl Blame {
+    /// What `failure` of a chain of `hops` says.
+    #[must_use]
+    pub fn of(failure: &Failure, hops: usize) -> Self {
+        let hops = hops.max(1);
+        let next = |hop: usize| (hop + 1) % hops;
+        let before = |hop: usize| (hop + hops - 1) % hops;
+        let missed = |hop: u8, miss| Self::evidence(hop.into(), Evidence::Missed(miss));
+        match failure {
+            Failure::Refused { hop, .. } => Self::nothing((*hop).into()),
+            Failure::OpenTimeout { hop } => missed(*hop, Miss::Opening),
+            Failure::HopLost { hop } => missed(*hop, Miss::Lost),
+            Failure::Stalled { hop } => missed(*hop, Miss::Stalled),
+            Failure::Violation { hop } => {
+                Self::evidence((*hop).into(), Evidence::Fault(Fault::Protocol))
+            }
+            Failure::Unlinkable { lane } => Self::nothing(next((*lane).into())),
+            Failure::HopFailed { hop, failure } => {
+                let hop = usize::from(*hop);
+                match failure {
+                    // Lane i leads from hop i to the next: whichever end did not complain.
+                    HopFailure::NeighbourLost { lane } => {
+                        let lane = usize::from(*lane);
+                        let accused = if lane == hop { next(lane) } else { lane };
+                        Self::evidence(accused, Evidence::Missed(Miss::Lost))
+                    }
+                    HopFailure::BadFrame(_) | HopFailure::Disputed { .. } => {
+                        Self { apart: Some((before(hop), hop)), ..Self::nothing(hop) }
+                    }
+                    // It came in so, or it became so here.
+                    HopFailure::NonFinite { block, .. } => {
+                        let maker = if *block == u32::MAX { before(hop) } else { hop };
+                        let fault = Evidence::Fault(Fault::NonFinite);
+                        Self { again: false, ..Self::evidence(maker, fault) }
+                    }
+                    HopFailure::UnknownToken { .. } => Self { again: false, ..Self::nothing(hop) },
+                    HopFailure::NoKv | HopFailure::Draining => Self::nothing(hop),
+                    HopFailure::Internal => Self::evidence(hop, Evidence::Missed(Miss::Failed)),
+                }
+            }
+        }
+    }
+
+    const fn nothing(hop: usize) -> Self {
+        Self { hop, evidence: None, apart: None, again: true }
+    }
+
+    const fn evidence(hop: usize, evidence: Evidence) -> Self {
+        Self { evidence: Some(evidence), ..Self::nothing(hop) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use taimatsu_protocol::control::Violation;
+
+    fn failed(hop: u8, failure: HopFailure) -> Blame {
+        Blame::of(&Failure::HopFailed { hop, failure }, 3)
+    }
+
+    #[test]
+    fn whoever_complains_is_not_the_one() {
+        assert_eq!(failed(0, HopFailure::NeighbourLost { lane: 0 }).hop, 1);
+        assert_eq!(failed(2, HopFailure::NeighbourLost { lane: 1 }).hop, 1);
+        assert_eq!(failed(2, HopFailure::NeighbourLost { lane: 2 }).hop, 0);
+    }
+
+    #[test]
+    fn a_dispute_convicts_nobody_and_parts_two() {
+        for failure in
+            [HopFailure::Disputed { lane: 0, from: 32 }, HopFailure::BadFrame(Violation::Seal)]
+        {
+            let blame = failed(1, failure);
+            assert_eq!((blame.evidence, blame.apart), (None, Some((0, 1))));
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_its_makers() {
+        let came_in = HopFailure::NonFinite { position: 3, block: u32::MAX };
+        assert_eq!(failed(1, came_in).hop, 0);
+        let made = failed(1, HopFailure::NonFinite { position: 3, block: 12 });
+        assert_eq!((made.hop, made.again), (1, false));
+    }
+}
