@@ -11,8 +11,8 @@ use taimatsu_protocol::control::{HopStats, Token};
 use tokio::sync::{mpsc, watch};
 
 use crate::engine::{
-    Answer, EVENTS, EngineError, Event, FinishReason, Finished, HopReport, RouteReport, Scores,
-    Started, TokenEvent,
+    Answer, EVENTS, EngineError, Event, FinishReason, Finished, HopReport, ReceiptState,
+    RouteReport, Scores, Started, TokenEvent,
 };
 use crate::run::{Made, Run, RunFailure};
 use crate::text::StopGate;
@@ -25,6 +25,9 @@ pub(crate) trait Source: Send + 'static {
     /// Begins a run. After a failure: another way than the one that failed, or the error that there
     /// is none.
     fn begin(&mut self) -> BoxFuture<'_, Result<Begun, EngineError>>;
+
+    /// An answer ended well: what its receipts say.
+    fn ended<'a>(&'a mut self, run: &'a Run) -> BoxFuture<'a, (Option<String>, ReceiptState)>;
 
     /// What a failure is to the caller.
     fn blame<'a>(&'a mut self, failure: &'a RunFailure) -> BoxFuture<'a, Blame>;
@@ -102,7 +105,10 @@ pub(crate) async fn scores(mut source: impl Source) -> Result<Scores, EngineErro
         match run.next(&mut told).await {
             Made::Scored(row) => rows.push(row),
             Made::Token(_) => {}
-            Made::Ended(Ok(_)) => return Ok(rows),
+            Made::Ended(Ok(_)) => {
+                source.ended(&run).await;
+                return Ok(rows);
+            }
             Made::Ended(Err(failure)) => {
                 let Blame { error, again } = source.blame(&failure).await;
                 if !again || attempts == ATTEMPTS {
@@ -160,7 +166,8 @@ async fn carry(
     };
     let stopped = text.gate.stopped() || finish == Finish::End;
     let reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
-    let report = pace.report(begun.hops, &begun.run.stats(), begun.run.forwarded());
+    let mut report = pace.report(begun.hops, &begun.run.stats(), begun.run.forwarded());
+    (report.session, report.receipts) = source.ended(&begun.run).await;
     Event::Finished(Finished {
         reason,
         text: text.finish(),
@@ -240,6 +247,12 @@ impl Pace {
             _ => 0.0,
         };
         let rate = if decode > 0.0 { f64::from(self.tokens - 1) / decode } else { 0.0 };
-        RouteReport { hops, ttft_ms: ttft, tokens_per_second: rate, forwarded_frames: forwarded }
+        RouteReport {
+            hops,
+            ttft_ms: ttft,
+            tokens_per_second: rate,
+            forwarded_frames: forwarded,
+            ..RouteReport::default()
+        }
     }
 }

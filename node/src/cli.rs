@@ -14,6 +14,7 @@ mod client;
 mod models;
 mod node;
 pub(crate) mod pulling;
+mod trust;
 
 /// Community-run inference: a model too big for one machine is carried by many.
 #[derive(Debug, Parser)]
@@ -92,6 +93,16 @@ enum Command {
     },
     /// What the node here is doing
     Status,
+    /// What the node here has seen of others: scores, and why they moved
+    Reputation {
+        /// Only of this peer: its id, or the end of it
+        peer: Option<String>,
+    },
+    /// Receipts of answers that the node here asked for
+    Receipts {
+        /// All of one answer: its id, or the beginning of it
+        id: Option<String>,
+    },
     /// Version and protocol
     Version,
     /// One process of the demo
@@ -285,6 +296,8 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
         Some(Command::Rm { model }) => models::remove(&global, &model),
         Some(Command::Import { file, name }) => models::import(&global, &file, name.as_deref()),
         Some(Command::Status) => client::status(&global).await,
+        Some(Command::Reputation { peer }) => trust::reputation(&global, peer.as_deref()).await,
+        Some(Command::Receipts { id }) => trust::receipts(&global, id.as_deref()).await,
         Some(Command::Version) => client::version(&global),
         Some(Command::DemoNode(args)) => node::demo_node(&global, args).await,
     }

@@ -145,6 +145,23 @@ pub struct RouteReport {
     pub tokens_per_second: f64,
     /// Frames that went through this client because two hosts could not reach each other.
     pub forwarded_frames: u32,
+    /// The session's id; none where no other node took part. Receipts are kept under it.
+    pub session: Option<String>,
+    /// What became of the receipts.
+    pub receipts: ReceiptState,
+}
+
+/// What became of an answer's receipts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReceiptState {
+    /// There are none: nobody else computed, or a host was gone before it had sent all.
+    #[default]
+    None,
+    /// They hold together.
+    Hold,
+    /// They do not, and why.
+    Broken(String),
 }
 
 /// One hop's part.
@@ -190,6 +207,12 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The models that can be asked for, and whether each can be answered now.
     fn models(&self) -> BoxFuture<'_, Vec<ModelState>>;
+
+    /// What this node has seen of a peer (its full id, or the end of it), or of all.
+    fn reputation(&self, peer: Option<String>) -> BoxFuture<'_, serde_json::Value>;
+
+    /// Receipts of the last answers, or all of one's, by its id or the beginning of it.
+    fn receipts(&self, id: Option<String>) -> BoxFuture<'_, Option<serde_json::Value>>;
 
     /// The node's own state, as `taimatsu status --json` prints it.
     fn status(&self) -> BoxFuture<'_, serde_json::Value>;

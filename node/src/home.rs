@@ -54,6 +54,11 @@ impl Home {
         }
     }
 
+    /// Its directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The node's ed25519 seed; drawn and written (mode 0600) where there is none.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use taimatsu_protocol::Span;
 
 use crate::answering::{self, Begun, Blame, Source};
 use crate::driver::hosting;
-use crate::engine::{Answer, EngineError, Question, RouteWish, Scores};
+use crate::engine::{Answer, EngineError, Question, ReceiptState, RouteWish, Scores};
 use crate::library::KnownModel;
 use crate::question::{Prepared, failed_here, prepare};
 use crate::run::{Run, RunFailure, Task};
@@ -125,6 +125,10 @@ impl LocalSource {
 impl Source for LocalSource {
     fn begin(&mut self) -> BoxFuture<'_, Result<Begun, EngineError>> {
         self.begin().boxed()
+    }
+
+    fn ended<'a>(&'a mut self, _: &'a Run) -> BoxFuture<'a, (Option<String>, ReceiptState)> {
+        std::future::ready((None, ReceiptState::None)).boxed()
     }
 
     fn blame<'a>(&'a mut self, failure: &'a RunFailure) -> BoxFuture<'a, Blame> {

@@ -30,6 +30,7 @@ use crate::driver::registry::Registry;
 use crate::driver::serving::{Hosted, Serving};
 use crate::engine::SharedEngine;
 use crate::failure::{Code, Failure};
+use crate::ledger::Ledger;
 use crate::library::{KnownModel, Library};
 use crate::swarm_engine::{SwarmEngine, look_around};
 
@@ -59,6 +60,8 @@ pub struct NodeConfig {
     pub max_sessions: usize,
     /// Where models are.
     pub models: PathBuf,
+    /// Where it remembers others' standing.
+    pub home: PathBuf,
     /// Hears every frame of every stream; for tests.
     pub tap: Option<Arc<dyn FrameTap>>,
 }
@@ -140,7 +143,19 @@ impl Node {
         .await
         .map_err(|error| not_started(&error))?;
         let key = Arc::new(SigningKey::from_bytes(&config.key));
-        let judge = Judge::start(key.clone(), network.clone(), clock, swarm, config.max_sessions);
+        let ledger = Ledger::open(&config.home)?;
+        let judge = Judge::start(
+            key.clone(),
+            network.clone(),
+            clock,
+            swarm,
+            config.max_sessions,
+            ledger.clone(),
+        );
+        for (peer, model, standing) in ledger.standings() {
+            let standing = Box::new(standing);
+            judge.tell(Input::Remembered { peer, model, standing }).await;
+        }
         let prekeys = PrekeyRing::new(Clock::wall());
         judge.tell(Input::Prekey(prekeys.current())).await;
         // Without a store it still serves as a client: all it needs comes from hosts.
@@ -160,6 +175,7 @@ impl Node {
         };
         let engine = SwarmEngine {
             judge: judge.clone(),
+            ledger: ledger.clone(),
             caller: Caller { network: network.clone(), clock, swarm },
             library: library.clone(),
             hosted: hosting,
@@ -236,6 +252,7 @@ impl Node {
             task.abort();
         }
         self.network.shutdown().await;
+        self.engine.ledger.flush().await;
     }
 }
 

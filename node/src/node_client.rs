@@ -59,6 +59,26 @@ impl NodeClient {
         read.map_err(|error| self.broken(&error))
     }
 
+    /// What it has seen of others.
+    pub(crate) async fn reputation(&self, peer: Option<&str>) -> Result<Value, Failure> {
+        self.get("/taimatsu/v1/reputation", peer.map(|peer| ("peer", peer))).await
+    }
+
+    /// Receipts of the answers that it asked for.
+    pub(crate) async fn receipts(&self, id: Option<&str>) -> Result<Value, Failure> {
+        self.get("/taimatsu/v1/receipts", id.map(|id| ("id", id))).await
+    }
+
+    async fn get(&self, path: &str, query: Option<(&str, &str)>) -> Result<Value, Failure> {
+        let sent = self.http.get(self.url(path)).query(query.as_slice()).send().await;
+        let reply = sent.map_err(|error| self.broken(&error))?;
+        if reply.status() == reqwest::StatusCode::NOT_FOUND {
+            return Err(Failure::new(Code::NotFound, "nothing of the kind is kept here")
+                .try_this("taimatsu receipts"));
+        }
+        reply.json().await.map_err(|error| self.broken(&error))
+    }
+
     /// Asks.
     pub(crate) async fn run(&self, question: Question) -> Result<Events, Failure> {
         let request = RunRequest::of(&question);

@@ -6,7 +6,7 @@ use taimatsu_protocol::control::{HopFailure, HopStats, Token};
 use taimatsu_protocol::opening::TailTask;
 use tokio::sync::watch;
 
-use crate::driver::chain_run::ChainRun;
+use crate::driver::chain_run::{ChainRun, Proof};
 use crate::solo::SoloRun;
 
 /// An inference under way. Dropping it frees everything that it holds, on every hop.
@@ -116,6 +116,14 @@ impl Run {
         match self {
             Self::Chain(run) => run.stats(),
             Self::Solo(run) => vec![run.stats()],
+        }
+    }
+
+    /// What the answer leaves behind, once it has ended well; nothing where this node computed.
+    pub(crate) fn proof(&self) -> Option<Proof> {
+        match self {
+            Self::Chain(run) => Some(run.proof()),
+            Self::Solo(_) => None,
         }
     }
 

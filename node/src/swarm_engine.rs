@@ -8,35 +8,27 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use taimatsu_network::Network;
-use taimatsu_peer::routing::{Chain, PlanError, Wish};
-use taimatsu_peer::session::Failure;
-use taimatsu_peer::{Input, RouteError};
-use taimatsu_protocol::control::HopFailure;
-use taimatsu_protocol::opening::{MAX_TOP, Refusal};
-use taimatsu_protocol::{PeerId, Span};
+use taimatsu_protocol::opening::MAX_TOP;
 use tokio::sync::watch;
 
-use crate::answering::{self, Begun, Blame, Source};
-use crate::driver::chain_run::{Caller, ChainRun};
+use crate::answering;
+use crate::driver::chain_run::Caller;
 use crate::driver::judge::{Coverage, Judge};
 use crate::driver::serving::Hosted;
 use crate::driver::{blobs, directory};
-use crate::engine::{
-    Answer, Engine, EngineError, HopReport, ModelState, Question, RouteWish, Scores,
-};
+use crate::engine::{Answer, Engine, EngineError, ModelState, Question, RouteWish, Scores};
+use crate::ledger::Ledger;
 use crate::library::{self, KnownModel, Library};
-use crate::question::{Prepared, failed_here, prepare, score_task};
-use crate::run::{Run, RunFailure, Task};
-use crate::solo::SoloRun;
+use crate::question::{Prepared, prepare, score_task};
+use crate::remembered;
+use crate::swarm_source::SwarmSource;
 use crate::worker::Worker;
-
-/// When to ask again where nobody has room, in milliseconds.
-const RETRY_MS: u32 = 1_000;
 
 /// See the module's page. Cloned into each answer.
 #[derive(Debug, Clone)]
 pub(crate) struct SwarmEngine {
     pub(crate) judge: Judge,
+    pub(crate) ledger: Ledger,
     pub(crate) caller: Caller,
     pub(crate) library: Library,
     pub(crate) hosted: watch::Receiver<Arc<Vec<Hosted>>>,
@@ -89,6 +81,16 @@ impl Engine for SwarmEngine {
         .boxed()
     }
 
+    fn reputation(&self, peer: Option<String>) -> BoxFuture<'_, Value> {
+        async move { remembered::standings(&self.judge.standings().await, peer.as_deref()) }.boxed()
+    }
+
+    fn receipts(&self, id: Option<String>) -> BoxFuture<'_, Option<Value>> {
+        let ledger = self.ledger.clone();
+        let read = move || remembered::receipts(&ledger, id.as_deref());
+        async move { tokio::task::spawn_blocking(read).await.ok().flatten() }.boxed()
+    }
+
     fn status(&self) -> BoxFuture<'_, Value> {
         self.status_json().boxed()
     }
@@ -109,7 +111,7 @@ impl SwarmEngine {
         blobs::fetch(network, &self.library, *swarm, id, name).await
     }
 
-    fn whole_worker(&self, model: &KnownModel) -> Option<Worker> {
+    pub(crate) fn whole_worker(&self, model: &KnownModel) -> Option<Worker> {
         let whole = |hosted: &&Hosted| {
             hosted.model == model.id && hosted.worker.span().blocks() == (0..model.manifest.blocks)
         };
@@ -192,175 +194,6 @@ fn states(
     }
     states.sort_by(|a, b| a.name.cmp(&b.name));
     states
-}
-
-/// One question's ways: this node's own executor, or chains of hosts.
-struct SwarmSource {
-    engine: SwarmEngine,
-    model: Arc<KnownModel>,
-    task: Task,
-    wish: RouteWish,
-    failed: BTreeSet<PeerId>,
-    chain: Option<Chain>,
-}
-
-impl SwarmSource {
-    fn new(engine: &SwarmEngine, model: Arc<KnownModel>, task: Task, wish: RouteWish) -> Self {
-        let failed = BTreeSet::new();
-        Self { engine: engine.clone(), model, task, wish, failed, chain: None }
-    }
-
-    async fn begin(&mut self) -> Result<Begun, EngineError> {
-        let own = match self.wish {
-            RouteWish::Any | RouteWish::Local | RouteWish::Whole => {
-                self.engine.whole_worker(&self.model)
-            }
-            RouteWish::Chain => None,
-        };
-        if let Some(worker) = own {
-            return self.begin_here(&worker).await;
-        }
-        let wish = match self.wish {
-            RouteWish::Any => Wish::Any,
-            RouteWish::Whole => Wish::Whole,
-            RouteWish::Chain => Wish::Chain,
-            RouteWish::Local => return Err(self.no_such_route()),
-        };
-        let (id, blocks) = (self.model.id, self.model.manifest.blocks);
-        let asked = self.engine.judge.ask(id, blocks, wish, self.task.positions()).await;
-        let chain = asked.map_err(|error| self.unroutable(error))?;
-        if chain.hops().iter().any(|hop| self.failed.contains(&hop.peer)) {
-            return Err(self.no_such_route());
-        }
-        let run = ChainRun::begin(&self.engine.caller, id, &chain, &self.task);
-        let hops = chain.hops().iter().map(|hop| report(hop.peer, hop.span)).collect();
-        self.chain = Some(chain);
-        Ok(Begun { run: Run::Chain(Box::new(run)), hops })
-    }
-
-    async fn begin_here(&self, worker: &Worker) -> Result<Begun, EngineError> {
-        let run = SoloRun::begin(worker, self.task.clone())
-            .await
-            .map_err(|error| EngineError::Busy { cause: error.to_string(), retry_ms: RETRY_MS })?;
-        let me = self.engine.caller.network.peer_id();
-        let hops = vec![report(me, worker.span())];
-        Ok(Begun { run: Run::Solo(Box::new(run)), hops })
-    }
-
-    fn unroutable(&self, error: RouteError) -> EngineError {
-        let model = self.model.name.clone();
-        let cause = error.to_string();
-        match error {
-            RouteError::Plan(PlanError::Uncovered { missing }) => {
-                EngineError::Uncovered { model, missing }
-            }
-            RouteError::Plan(PlanError::NoSuchRoute) => self.no_such_route(),
-            RouteError::Plan(PlanError::NoCapacity) | RouteError::Busy => {
-                EngineError::Busy { cause, retry_ms: RETRY_MS }
-            }
-        }
-    }
-
-    fn no_such_route(&self) -> EngineError {
-        let wish = match self.wish {
-            RouteWish::Any => "any",
-            RouteWish::Local => "local",
-            RouteWish::Whole => "whole",
-            RouteWish::Chain => "chain",
-        };
-        EngineError::NoSuchRoute { model: self.model.name.clone(), wish }
-    }
-
-    async fn blame(&mut self, failure: &RunFailure) -> Blame {
-        let failure = match failure {
-            RunFailure::Here(failure) => {
-                return Blame { error: failed_here(failure), again: false };
-            }
-            RunFailure::Chain(failure) => failure,
-        };
-        let Some(chain) = &self.chain else {
-            return Blame { error: EngineError::Internal(failure.to_string()), again: false };
-        };
-        let hops = chain.hops();
-        let number = guilty(failure, hops.len());
-        let hop = hops[number.min(hops.len() - 1)];
-        self.failed.insert(hop.peer);
-        self.engine.judge.tell(Input::HostFailed { host: hop.peer }).await;
-        let prompt = self.task.prompt.len() as u32;
-        let error = named(failure, hop.peer, hop.span, self.task.positions(), prompt);
-        let again = !matches!(
-            failure,
-            Failure::HopFailed {
-                failure: HopFailure::NonFinite { .. } | HopFailure::UnknownToken { .. },
-                ..
-            }
-        );
-        Blame { error, again }
-    }
-}
-
-impl Source for SwarmSource {
-    fn begin(&mut self) -> BoxFuture<'_, Result<Begun, EngineError>> {
-        self.begin().boxed()
-    }
-
-    fn blame<'a>(&'a mut self, failure: &'a RunFailure) -> BoxFuture<'a, Blame> {
-        self.blame(failure).boxed()
-    }
-}
-
-/// The hop that a failure is about. A hop that lost its neighbour speaks of the next one.
-fn guilty(failure: &Failure, hops: usize) -> usize {
-    match failure {
-        Failure::HopFailed { failure: HopFailure::NeighbourLost { lane }, hop } => {
-            let lane = usize::from(*lane);
-            // Lane i leads from hop i to the next: whichever end did not complain.
-            if lane == usize::from(*hop) { (lane + 1) % hops } else { lane }
-        }
-        Failure::Refused { hop, .. }
-        | Failure::OpenTimeout { hop }
-        | Failure::HopLost { hop }
-        | Failure::HopFailed { hop, .. }
-        | Failure::Stalled { hop }
-        | Failure::Violation { hop } => usize::from(*hop),
-        Failure::Unlinkable { lane } => (usize::from(*lane) + 1) % hops,
-    }
-}
-
-fn named(failure: &Failure, peer: PeerId, span: Span, positions: u32, prompt: u32) -> EngineError {
-    let peer = peer.to_string();
-    let failed = |cause: String| EngineError::PeerFailed { peer: peer.clone(), span, cause };
-    match failure {
-        Failure::Refused { refusal, .. } => match refusal {
-            Refusal::Busy { retry_ms } => {
-                EngineError::Busy { cause: refusal.to_string(), retry_ms: *retry_ms }
-            }
-            Refusal::NoKv { .. } | Refusal::Draining => {
-                EngineError::Busy { cause: refusal.to_string(), retry_ms: RETRY_MS }
-            }
-            Refusal::TooLong { limit } => {
-                EngineError::ContextOverflow { limit: *limit, asked: positions, prompt }
-            }
-            other => failed(format!("it refused: {other}")),
-        },
-        Failure::OpenTimeout { .. } | Failure::Stalled { .. } => {
-            EngineError::PeerTimeout { peer, span }
-        }
-        Failure::HopLost { .. } => failed("it is gone, or silent".into()),
-        Failure::Unlinkable { .. } => failed("its neighbour cannot reach it".into()),
-        Failure::HopFailed { failure, .. } => failed(failure.to_string()),
-        Failure::Violation { .. } => failed("it broke the protocol".into()),
-    }
-}
-
-fn report(peer: PeerId, span: Span) -> HopReport {
-    HopReport {
-        peer: peer.to_string(),
-        span,
-        ms_per_token: 0.0,
-        direct_frames: 0,
-        relayed_frames: 0,
-    }
 }
 
 /// Looks around for as long as the node runs.

@@ -53,6 +53,7 @@ impl FrameTap for Ear {
 
 /// A leader, a middle, a tail and a client in this process, each with its own ear.
 struct Chain {
+    _homes: Vec<tempfile::TempDir>,
     nodes: Vec<Node>,
     ears: Vec<Arc<Ear>>,
 }
@@ -67,11 +68,13 @@ impl Chain {
     /// `ears`: of the three hosts in order, and of the client.
     async fn start(name: &str, models: &Path, ears: [Arc<Ear>; 4]) -> Self {
         let mut nodes: Vec<Node> = Vec::new();
+        let homes = ears.each_ref().map(|_| tempfile::tempdir().unwrap());
         for (number, ear) in ears.iter().enumerate() {
             let door = match nodes.first() {
                 Some(first) => first.addresses().await.iter().map(|a| a.parse().unwrap()).collect(),
                 None => Vec::new(),
             };
+            let home = &homes[number];
             let mut key = [number as u8 + 1; 32];
             key[..name.len()].copy_from_slice(name.as_bytes());
             let mut node = Node::start(NodeConfig {
@@ -81,6 +84,7 @@ impl Chain {
                 bootstrap: door,
                 max_sessions: 4,
                 models: models.to_owned(),
+                home: home.path().to_owned(),
                 tap: Some(ear.clone()),
             })
             .await
@@ -91,7 +95,7 @@ impl Chain {
             }
             nodes.push(node);
         }
-        Self { nodes, ears: ears.to_vec() }
+        Self { _homes: homes.into(), nodes, ears: ears.to_vec() }
     }
 
     fn client(&self) -> &Node {

@@ -50,6 +50,8 @@ enum State {
 struct HopView {
     accepted: bool,
     closed: bool,
+    /// It said so itself, and with it everything that it had to say.
+    said_goodbye: bool,
     complaint: Option<blame::Complaint>,
     heard_at: Moment,
     kv_len: u32,
@@ -72,6 +74,7 @@ impl Origin {
         let hop = HopView {
             accepted: false,
             closed: false,
+            said_goodbye: false,
             complaint: None,
             heard_at: now,
             kv_len: 0,
@@ -162,6 +165,13 @@ impl Origin {
     /// What the session cost each hop, as far as it is known.
     pub fn stats(&self) -> impl Iterator<Item = HopStats> + '_ {
         self.hops.iter().map(|hop| hop.stats)
+    }
+
+    /// Whether every hop has said all that it had to say: then its receipts are complete, or it
+    /// withholds some.
+    #[must_use]
+    pub fn is_told_all(&self) -> bool {
+        self.hops.iter().all(|hop| hop.said_goodbye)
     }
 
     /// The receipts of each hop, in the order of positions: to be checked once the answer ended.
@@ -330,6 +340,7 @@ impl Origin {
     fn closed(&mut self, hop: u8, stats: Option<HopStats>) {
         let view = &mut self.hops[usize::from(hop)];
         view.closed = true;
+        view.said_goodbye |= stats.is_some();
         view.stats = stats.unwrap_or(view.stats);
         if self.hops.iter().all(|hop| hop.closed || !hop.accepted) {
             self.finish();

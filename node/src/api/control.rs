@@ -7,7 +7,7 @@ use taimatsu_protocol::{Sampling, Span};
 
 use super::failures::WireFailure;
 use super::sampling::DEFAULT_TEMPERATURE;
-use crate::engine::{Message, Prompt, Question, RouteWish};
+use crate::engine::{Message, Prompt, Question, ReceiptState, RouteWish};
 
 /// `POST /taimatsu/v1/run`: answered by one [`RunEvent`] a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -282,6 +282,12 @@ pub(crate) struct RunReport {
     pub(crate) tokens_per_second: f64,
     /// Frames through the client.
     pub(crate) forwarded_frames: u32,
+    /// The session's id.
+    #[serde(default)]
+    pub(crate) session: Option<String>,
+    /// What became of the receipts.
+    #[serde(default)]
+    pub(crate) receipts: ReceiptState,
 }
 
 /// See [`crate::engine::HopReport`].

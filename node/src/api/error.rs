@@ -39,7 +39,11 @@ enum Retry {
 
 impl ApiError {
     /// The request is wrong: `code` says how, `param` where.
-    fn request(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn request(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             status,
             kind: "invalid_request_error",

@@ -14,7 +14,7 @@ use tower::ServiceExt;
 
 use crate::engine::{
     Answer, Engine, EngineError, Event, FinishReason, Finished, HopReport, ModelState, Question,
-    RouteReport, RouteWish, Scores, Started, TokenEvent,
+    ReceiptState, RouteReport, RouteWish, Scores, Started, TokenEvent,
 };
 
 /// An engine that does what it is told.
@@ -105,6 +105,14 @@ impl Engine for Fake {
         Box::pin(async move { self.models.clone() })
     }
 
+    fn reputation(&self, peer: Option<String>) -> BoxFuture<'_, Value> {
+        Box::pin(std::future::ready(json!({"peer": peer})))
+    }
+
+    fn receipts(&self, id: Option<String>) -> BoxFuture<'_, Option<Value>> {
+        Box::pin(std::future::ready(id.filter(|id| id == "ab").map(|id| json!({"id": id}))))
+    }
+
     fn status(&self) -> BoxFuture<'_, Value> {
         Box::pin(async { json!({"peer": "me"}) })
     }
@@ -150,6 +158,8 @@ pub(crate) fn two_hops() -> RouteReport {
         ttft_ms: 12.5,
         tokens_per_second: 40.25,
         forwarded_frames: 1,
+        session: Some("ab".into()),
+        receipts: ReceiptState::Hold,
     }
 }
 

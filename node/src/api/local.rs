@@ -1,12 +1,13 @@
 //! What our own command line asks of a running node: an answer as lines of JSON, scores, and the
 //! node's state.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -52,6 +53,31 @@ pub(super) async fn score(State(api): State<Api>, request: Request) -> Result<Re
 /// `GET /taimatsu/v1/status`.
 pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
     Json(api.engine.status().await)
+}
+
+/// `GET /taimatsu/v1/reputation`, of all or with `?peer=` of one.
+pub(super) async fn reputation(
+    State(api): State<Api>,
+    Query(asked): Query<BTreeMap<String, String>>,
+) -> Json<Value> {
+    Json(api.engine.reputation(asked.get("peer").cloned()).await)
+}
+
+/// `GET /taimatsu/v1/receipts`: the last answers, or with `?id=` all of one.
+pub(super) async fn receipts(
+    State(api): State<Api>,
+    Query(asked): Query<BTreeMap<String, String>>,
+) -> Result<Json<Value>, ApiError> {
+    let id = asked.get("id").cloned();
+    let found = api.engine.receipts(id.clone()).await;
+    found.map(Json).ok_or_else(|| {
+        let id: String = id.unwrap_or_default().chars().take(80).collect();
+        ApiError::request(
+            StatusCode::NOT_FOUND,
+            "unknown_answer",
+            format!("no answer `{id}` is kept here"),
+        )
+    })
 }
 
 /// An answer on its way to the command line. Dropping it cancels the answer.

@@ -68,6 +68,8 @@ impl From<RouteReport> for RunReport {
             ttft_ms: report.ttft_ms,
             tokens_per_second: report.tokens_per_second,
             forwarded_frames: report.forwarded_frames,
+            session: report.session,
+            receipts: report.receipts,
         }
     }
 }
@@ -86,6 +88,8 @@ impl From<RunReport> for RouteReport {
             ttft_ms: report.ttft_ms,
             tokens_per_second: report.tokens_per_second,
             forwarded_frames: report.forwarded_frames,
+            session: report.session,
+            receipts: report.receipts,
         }
     }
 }

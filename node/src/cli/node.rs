@@ -119,6 +119,7 @@ async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Starte
         bootstrap: addresses(&args.bootstrap)?,
         max_sessions: args.max_sessions as usize,
         models: config::models(global)?,
+        home: home.path().to_path_buf(),
         tap: None,
     })
     .await?;

@@ -4,14 +4,16 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use taimatsu_network::{FrameReader, Network, StreamKind};
-use taimatsu_peer::routing::Chain;
+use taimatsu_peer::routing::{Chain, Hop};
 use taimatsu_peer::session::{Origin, OriginConfig, OriginInput, OriginOutput};
 use taimatsu_protocol::codec::{self, BoundedVec};
 use taimatsu_protocol::control::{HopStats, ToClient};
 use taimatsu_protocol::opening::{
     Hello, LaneOpening, Opening, Prekey, Refusal, Reply, TailOpening,
 };
+use taimatsu_protocol::receipt::{self, BrokenReceipts, Claim, Expected};
 use taimatsu_protocol::sealed::{Channel, Direction, Mark, Place, Secret};
+use taimatsu_protocol::signed::SignedBytes;
 use taimatsu_protocol::{Announcement, ModelId, PeerId, SessionId, SwarmId};
 use tokio::sync::{mpsc, watch};
 
@@ -45,6 +47,43 @@ pub(crate) struct ChainRun {
     events: mpsc::Receiver<Event>,
     hops: Vec<Option<Line>>,
     made: VecDeque<Made>,
+    session: SessionId,
+    model: ModelId,
+    chain: Chain,
+    prompt: Vec<u32>,
+    /// Every id that was made, also past a stop text.
+    answer: Vec<u32>,
+    receipts: bool,
+}
+
+/// What an answer leaves behind.
+#[derive(Debug, Clone)]
+pub(crate) struct Proof {
+    pub(crate) session: SessionId,
+    pub(crate) model: ModelId,
+    pub(crate) chain: Chain,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) answer: Vec<u32>,
+    /// Of each hop, in the order of positions; none where none were wanted, or a hop was cut off
+    /// before it had said all.
+    pub(crate) receipts: Option<Vec<Vec<SignedBytes>>>,
+}
+
+impl Proof {
+    /// Whether the receipts hold together. Checks every signature: some 70 microseconds each.
+    pub(crate) fn check(&self) -> Option<Result<(), BrokenReceipts>> {
+        let expected = |hop: &Hop| Expected { host: hop.peer, span: hop.span };
+        let hops: Vec<Expected> = self.chain.hops().iter().map(expected).collect();
+        let claim = Claim {
+            session: self.session,
+            model: self.model,
+            numerics: self.chain.numerics(),
+            hops: &hops,
+            prompt: &self.prompt,
+            answer: &self.answer,
+        };
+        self.receipts.as_ref().map(|receipts| receipt::check(&claim, receipts))
+    }
 }
 
 /// A control stream that stands.
@@ -103,7 +142,20 @@ impl ChainRun {
         let machine = Origin::new(caller.clock.now(), config);
         let lines = (0..hops).map(|_| None).collect();
         let (clock, made) = (caller.clock, VecDeque::new());
-        Self { machine, clock, sender, events, hops: lines, made }
+        Self {
+            machine,
+            clock,
+            sender,
+            events,
+            hops: lines,
+            made,
+            session,
+            model,
+            chain: chain.clone(),
+            prompt: task.prompt.clone(),
+            answer: Vec::new(),
+            receipts: !score,
+        }
     }
 
     /// See [`crate::run::Run::next`].
@@ -140,6 +192,19 @@ impl ChainRun {
     /// See [`crate::run::Run::forwarded`].
     pub(crate) const fn forwarded(&self) -> u32 {
         self.machine.forwarded()
+    }
+
+    /// What the answer leaves behind, once it has ended well.
+    pub(crate) fn proof(&self) -> Proof {
+        let complete = self.receipts && self.machine.is_told_all();
+        Proof {
+            session: self.session,
+            model: self.model,
+            chain: self.chain.clone(),
+            prompt: self.prompt.clone(),
+            answer: self.answer.clone(),
+            receipts: complete.then(|| self.machine.receipts().to_vec()),
+        }
     }
 
     fn on_event(&mut self, event: Event) {
@@ -185,7 +250,10 @@ impl ChainRun {
                     }
                 }
                 OriginOutput::Open => {}
-                OriginOutput::Token(token) => self.made.push_back(Made::Token(token)),
+                OriginOutput::Token(token) => {
+                    self.answer.push(token.id);
+                    self.made.push_back(Made::Token(token));
+                }
                 OriginOutput::Scored(row) => self.made.push_back(Made::Scored(row)),
                 OriginOutput::Ended(outcome) => {
                     self.made.push_back(Made::Ended(outcome.map_err(RunFailure::Chain)));
@@ -251,7 +319,7 @@ fn openings(model: ModelId, chain: &Chain, task: &Task, credit: u32) -> Vec<Open
     };
     let last = hops.len() - 1;
     let prompt = || BoundedVec::truncated(task.prompt.iter().copied());
-    let opening = |(number, hop): (usize, &taimatsu_peer::routing::Hop)| {
+    let opening = |(number, hop): (usize, &Hop)| {
         let previous = if number == 0 { last } else { number - 1 };
         let next = if number == last { 0 } else { number + 1 };
         Opening {

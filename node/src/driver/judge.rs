@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::clock::Clock;
 use super::directory;
+use crate::ledger::{Kept, Ledger};
 
 /// Commands that may wait; whoever sends one more waits too.
 const COMMANDS: usize = 256;
@@ -48,6 +49,7 @@ enum Command {
     Own { reply: oneshot::Sender<Option<SignedBytes>> },
     Coverage { reply: oneshot::Sender<Vec<Coverage>> },
     Sessions { reply: oneshot::Sender<usize> },
+    Standings { reply: oneshot::Sender<Vec<Kept>> },
 }
 
 impl Judge {
@@ -58,6 +60,7 @@ impl Judge {
         clock: Clock,
         swarm: SwarmId,
         max_sessions: usize,
+        ledger: Ledger,
     ) -> Self {
         let wall = Clock::wall();
         let peer = Peer::new(Config {
@@ -71,6 +74,7 @@ impl Judge {
         let bench = Bench {
             peer,
             key,
+            ledger,
             network,
             clock,
             swarm,
@@ -155,6 +159,11 @@ impl Judge {
         self.question(|reply| Command::Sessions { reply }).await.unwrap_or_default()
     }
 
+    /// What this node has seen of others.
+    pub(crate) async fn standings(&self) -> Vec<Kept> {
+        self.question(|reply| Command::Standings { reply }).await.unwrap_or_default()
+    }
+
     async fn question<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.ok()?;
@@ -166,6 +175,7 @@ impl Judge {
 struct Bench {
     peer: Peer,
     key: Arc<SigningKey>,
+    ledger: Ledger,
     network: Network,
     clock: Clock,
     swarm: SwarmId,
@@ -221,6 +231,11 @@ impl Bench {
             Command::Coverage { reply } => {
                 let _ = reply.send(self.coverage());
             }
+            Command::Standings { reply } => {
+                let all = self.peer.reputation().all();
+                let all = all.map(|(peer, model, standing)| (*peer, *model, standing.clone()));
+                let _ = reply.send(all.collect());
+            }
             Command::Sessions { reply } => {
                 let _ = reply.send(self.peer.sessions());
             }
@@ -238,6 +253,9 @@ impl Bench {
                     Ok(signed) => self.handle(Input::Signed(Box::new(signed))),
                     Err(error) => tracing::error!(%error, "an announcement was not signed"),
                 },
+                Output::Remember { peer, model, standing } => {
+                    self.ledger.remember(peer, model, *standing);
+                }
                 Output::Lookup { model } => self.look_up(model),
                 Output::Routed { id, chain } => {
                     if let Some(reply) = self.asks.remove(&id) {

@@ -1,0 +1,106 @@
+//! `taimatsu reputation` and `receipts`: what the node here remembers of others.
+
+use serde_json::Value;
+
+use super::{Global, client};
+use crate::config;
+use crate::failure::{Code, Failure};
+use crate::home::Home;
+use crate::ledger::Ledger;
+use crate::remembered;
+use crate::stages::short;
+
+/// Shows standings.
+pub(super) async fn reputation(global: &Global, peer: Option<&str>) -> Result<(), Failure> {
+    let known = match client::find_node(global).await {
+        Some(node) => node.reputation(peer).await?,
+        None => remembered::standings(&ledger(global)?.1.standings(), peer),
+    };
+    if global.json {
+        println!("{known}");
+        return Ok(());
+    }
+    let peers = known["peers"].as_array().cloned().unwrap_or_default();
+    if peers.is_empty() && !global.quiet {
+        eprintln!("nothing is known of {}", peer.unwrap_or("anybody yet"));
+    }
+    for known in &peers {
+        println!("{}", standing_line(known));
+        if peer.is_some() {
+            for reason in known["why"].as_array().into_iter().flatten() {
+                let what = reason["what"].as_str().unwrap_or("?");
+                println!("    {:>12}  {what} × {}", reason["at"], reason["times"]);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Shows receipts.
+pub(super) async fn receipts(global: &Global, id: Option<&str>) -> Result<(), Failure> {
+    let known = match client::find_node(global).await {
+        Some(node) => node.receipts(id).await?,
+        None => remembered::receipts(&ledger(global)?.1, id).ok_or_else(|| {
+            Failure::new(Code::NotFound, "no such answer is kept here")
+                .try_this("taimatsu receipts")
+        })?,
+    };
+    if global.json {
+        println!("{known}");
+        return Ok(());
+    }
+    if id.is_some() {
+        print_answer(&known);
+        return Ok(());
+    }
+    let answers = known["answers"].as_array().cloned().unwrap_or_default();
+    if answers.is_empty() && !global.quiet {
+        eprintln!("no answers are kept here yet");
+    }
+    answers.iter().for_each(print_answer);
+    Ok(())
+}
+
+/// The ledger of a home on which no node runs. The home is held as long: no node may start on it.
+fn ledger(global: &Global) -> Result<(Home, Ledger), Failure> {
+    let home = Home::take(&config::home(global)?)?;
+    let ledger = Ledger::open(home.path())?;
+    Ok((home, ledger))
+}
+
+fn standing_line(known: &Value) -> String {
+    let score = |name: &str| {
+        let part = &known[name];
+        let number = |key: &str| part[key].as_f64().unwrap_or(0.0);
+        format!("{:.2} (+{:.1} −{:.1})", number("score"), number("good"), number("bad"))
+    };
+    let peer = short(known["peer"].as_str().unwrap_or("?"));
+    let model = known["name"].as_str().or_else(|| known["model"].as_str()).unwrap_or("?");
+    format!("{peer}  {model:<16} correct {}  available {}", score("correct"), score("available"))
+}
+
+fn print_answer(answer: &Value) {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let state = match &answer["receipts"] {
+        Value::String(word) => word.clone(),
+        other => text(&other["broken"]),
+    };
+    println!(
+        "{}  {}  {} tokens  {state}",
+        text(&answer["id"]),
+        text(&answer["model"]),
+        answer["tokens"]
+    );
+    for hop in answer["hops"].as_array().into_iter().flatten() {
+        let [first, last] = [&hop["blocks"][0], &hop["blocks"][1]];
+        println!(
+            "    {}  blocks {first}-{last}  {} signed",
+            short(&text(&hop["peer"])),
+            hop["signed"]
+        );
+        for receipt in hop["receipts"].as_array().into_iter().flatten() {
+            let [from, to] = [&receipt["positions"][0], &receipt["positions"][1]];
+            println!("        {from:>5}-{to:<5} {}", text(&receipt["digest"]));
+        }
+    }
+}

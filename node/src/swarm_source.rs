@@ -1,0 +1,206 @@
+//! The ways of one question through the swarm: where it is asked, what a failure means, what an
+//! answer leaves behind.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use taimatsu_peer::routing::{Chain, PlanError, Wish};
+use taimatsu_peer::session::Failure;
+use taimatsu_peer::{self as peer, AnswerEnd, AnswerReport, Input, RouteError};
+use taimatsu_protocol::opening::Refusal;
+use taimatsu_protocol::{PeerId, Span};
+
+use crate::answering::{Begun, Blame, Source};
+use crate::driver::chain_run::ChainRun;
+use crate::engine::{EngineError, HopReport, ReceiptState, RouteWish};
+use crate::kept::KeptAnswer;
+use crate::library::KnownModel;
+use crate::question::failed_here;
+use crate::run::{Run, RunFailure, Task};
+use crate::solo::SoloRun;
+use crate::swarm_engine::SwarmEngine;
+use crate::worker::Worker;
+
+/// When to ask again where nobody has room, in milliseconds.
+const RETRY_MS: u32 = 1_000;
+
+/// One question's ways: this node's own executor, or chains of hosts.
+pub(crate) struct SwarmSource {
+    engine: SwarmEngine,
+    model: Arc<KnownModel>,
+    task: Task,
+    wish: RouteWish,
+    failed: BTreeSet<PeerId>,
+    chain: Option<Chain>,
+}
+
+impl SwarmSource {
+    pub(crate) fn new(
+        engine: &SwarmEngine,
+        model: Arc<KnownModel>,
+        task: Task,
+        wish: RouteWish,
+    ) -> Self {
+        let failed = BTreeSet::new();
+        Self { engine: engine.clone(), model, task, wish, failed, chain: None }
+    }
+
+    async fn begin(&mut self) -> Result<Begun, EngineError> {
+        let own = match self.wish {
+            RouteWish::Any | RouteWish::Local | RouteWish::Whole => {
+                self.engine.whole_worker(&self.model)
+            }
+            RouteWish::Chain => None,
+        };
+        if let Some(worker) = own {
+            return self.begin_here(&worker).await;
+        }
+        let wish = match self.wish {
+            RouteWish::Any => Wish::Any,
+            RouteWish::Whole => Wish::Whole,
+            RouteWish::Chain => Wish::Chain,
+            RouteWish::Local => return Err(self.no_such_route()),
+        };
+        let (id, blocks) = (self.model.id, self.model.manifest.blocks);
+        let asked = self.engine.judge.ask(id, blocks, wish, self.task.positions()).await;
+        let chain = asked.map_err(|error| self.unroutable(error))?;
+        if chain.hops().iter().any(|hop| self.failed.contains(&hop.peer)) {
+            return Err(self.no_such_route());
+        }
+        let run = ChainRun::begin(&self.engine.caller, id, &chain, &self.task);
+        let hops = chain.hops().iter().map(|hop| report(hop.peer, hop.span)).collect();
+        self.chain = Some(chain);
+        Ok(Begun { run: Run::Chain(Box::new(run)), hops })
+    }
+
+    async fn begin_here(&self, worker: &Worker) -> Result<Begun, EngineError> {
+        let run = SoloRun::begin(worker, self.task.clone())
+            .await
+            .map_err(|error| EngineError::Busy { cause: error.to_string(), retry_ms: RETRY_MS })?;
+        let me = self.engine.caller.network.peer_id();
+        let hops = vec![report(me, worker.span())];
+        Ok(Begun { run: Run::Solo(Box::new(run)), hops })
+    }
+
+    fn unroutable(&self, error: RouteError) -> EngineError {
+        let model = self.model.name.clone();
+        let cause = error.to_string();
+        match error {
+            RouteError::Plan(PlanError::Uncovered { missing }) => {
+                EngineError::Uncovered { model, missing }
+            }
+            RouteError::Plan(PlanError::NoSuchRoute) => self.no_such_route(),
+            RouteError::Plan(PlanError::NoCapacity) | RouteError::Busy => {
+                EngineError::Busy { cause, retry_ms: RETRY_MS }
+            }
+        }
+    }
+
+    fn no_such_route(&self) -> EngineError {
+        let wish = match self.wish {
+            RouteWish::Any => "any",
+            RouteWish::Local => "local",
+            RouteWish::Whole => "whole",
+            RouteWish::Chain => "chain",
+        };
+        EngineError::NoSuchRoute { model: self.model.name.clone(), wish }
+    }
+
+    async fn blame(&mut self, failure: &RunFailure) -> Blame {
+        let failure = match failure {
+            RunFailure::Here(failure) => {
+                return Blame { error: failed_here(failure), again: false };
+            }
+            RunFailure::Chain(failure) => failure,
+        };
+        let Some(chain) = &self.chain else {
+            return Blame { error: EngineError::Internal(failure.to_string()), again: false };
+        };
+        let hops = chain.hops();
+        let judged = peer::Blame::of(failure, hops.len());
+        let hop = hops[judged.hop.min(hops.len() - 1)];
+        self.failed.insert(hop.peer);
+        let report = AnswerReport {
+            model: self.model.id,
+            hosts: hops.iter().map(|hop| hop.peer).collect(),
+            end: AnswerEnd::Failed(failure.clone()),
+        };
+        self.engine.judge.tell(Input::Answered(report)).await;
+        let prompt = self.task.prompt.len() as u32;
+        let error = named(failure, hop.peer, hop.span, self.task.positions(), prompt);
+        Blame { error, again: judged.again }
+    }
+
+    /// The receipts of an answer are checked, its hosts remembered, the receipts kept.
+    async fn ended(&mut self, run: &Run) -> (Option<String>, ReceiptState) {
+        let Some(proof) = run.proof() else { return (None, ReceiptState::None) };
+        let checked = tokio::task::spawn_blocking(move || (proof.check(), proof)).await;
+        let Ok((receipts, proof)) = checked else { return (None, ReceiptState::None) };
+        let report = AnswerReport {
+            model: self.model.id,
+            hosts: proof.chain.hops().iter().map(|hop| hop.peer).collect(),
+            end: AnswerEnd::Well { receipts: receipts.clone() },
+        };
+        self.engine.judge.tell(Input::Answered(report)).await;
+        let state = match receipts {
+            None => ReceiptState::None,
+            Some(Ok(())) => ReceiptState::Hold,
+            Some(Err(broken)) => ReceiptState::Broken(broken.to_string()),
+        };
+        let session = proof.session.to_string();
+        self.engine.ledger.keep(KeptAnswer::of(proof, &self.model.name, &state));
+        (Some(session), state)
+    }
+}
+
+impl Source for SwarmSource {
+    fn begin(&mut self) -> BoxFuture<'_, Result<Begun, EngineError>> {
+        self.begin().boxed()
+    }
+
+    fn ended<'a>(&'a mut self, run: &'a Run) -> BoxFuture<'a, (Option<String>, ReceiptState)> {
+        self.ended(run).boxed()
+    }
+
+    fn blame<'a>(&'a mut self, failure: &'a RunFailure) -> BoxFuture<'a, Blame> {
+        self.blame(failure).boxed()
+    }
+}
+
+fn named(failure: &Failure, peer: PeerId, span: Span, positions: u32, prompt: u32) -> EngineError {
+    let peer = peer.to_string();
+    let failed = |cause: String| EngineError::PeerFailed { peer: peer.clone(), span, cause };
+    match failure {
+        Failure::Refused { refusal, .. } => match refusal {
+            Refusal::Busy { retry_ms } => {
+                EngineError::Busy { cause: refusal.to_string(), retry_ms: *retry_ms }
+            }
+            Refusal::NoKv { .. } | Refusal::Draining => {
+                EngineError::Busy { cause: refusal.to_string(), retry_ms: RETRY_MS }
+            }
+            Refusal::TooLong { limit } => {
+                EngineError::ContextOverflow { limit: *limit, asked: positions, prompt }
+            }
+            other => failed(format!("it refused: {other}")),
+        },
+        Failure::OpenTimeout { .. } | Failure::Stalled { .. } => {
+            EngineError::PeerTimeout { peer, span }
+        }
+        Failure::HopLost { .. } => failed("it is gone, or silent".into()),
+        Failure::Unlinkable { .. } => failed("its neighbour cannot reach it".into()),
+        Failure::HopFailed { failure, .. } => failed(failure.to_string()),
+        Failure::Violation { .. } => failed("it broke the protocol".into()),
+    }
+}
+
+fn report(peer: PeerId, span: Span) -> HopReport {
+    HopReport {
+        peer: peer.to_string(),
+        span,
+        ms_per_token: 0.0,
+        direct_frames: 0,
+        relayed_frames: 0,
+    }
+}
