@@ -13,7 +13,7 @@ mod asking;
 mod processes;
 
 use processes::{Member, Members};
-pub(crate) use processes::{Ready, end_with_parent};
+pub(crate) use processes::{Ready, Starting, end_with_parent, is_over};
 
 /// How long the swarm may take to stand. Loading takes a second or two; the rest is for slow disks.
 const STAND: Duration = Duration::from_secs(90);
