@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::{DemoArgs, Global};
 use crate::failure::{Code, Failure};
 use crate::stages::{Stages, short};
+use crate::stdout::say;
 
 mod asking;
 mod processes;
@@ -80,7 +81,7 @@ async fn play(global: &Global, args: &DemoArgs, stages: &Stages) -> Result<Stood
     let answer = asking::ask(&api, &reference, args, global).await?;
     stages.done("answer", &format!("{} tokens", answer.tokens.len()));
     if global.json {
-        println!("{}", report(args, &answer));
+        say(report(args, &answer))?;
     } else {
         explain(stages, &answer, args);
     }

@@ -16,6 +16,7 @@ use crate::home::{Home, NodeNote};
 use crate::local::{self, LocalModel};
 use crate::node::{Node, NodeConfig, Offer, bind_api};
 use crate::stages::Stages;
+use crate::stdout::say;
 use crate::{api, config};
 
 /// Runs a node until it is told to stop.
@@ -29,7 +30,7 @@ pub(super) async fn up(global: &Global, args: UpArgs) -> Result<(), Failure> {
         () = &mut stop => return Err(interrupted()),
     };
     if global.json {
-        println!("{}", ready_json(&started.ready));
+        say(ready_json(&started.ready))?;
     } else {
         welcome(&stages, &started.ready, &args);
     }
