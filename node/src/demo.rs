@@ -37,7 +37,7 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> Result<(), Failure>
         }
     };
     if args.keep {
-        how_to_use(&stages, &stood.api, &stood.door);
+        how_to_use(&stages, &stood.api, &stood.door, &stood.members.swarm());
         stop.await;
         stages.line("  stopped");
     }
@@ -146,7 +146,7 @@ fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs) {
     }
 }
 
-fn how_to_use(stages: &Stages, api: &str, door: &str) {
+fn how_to_use(stages: &Stages, api: &str, door: &str, swarm: &str) {
     stages.line(&format!("  running    API        http://{api}/v1"));
     stages.line(&format!("             bootstrap  {door}"));
     stages.line(&format!(
@@ -155,6 +155,7 @@ fn how_to_use(stages: &Stages, api: &str, door: &str) {
     stages.line(
         "               -d '{\"model\":\"smollm2:135m\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'",
     );
+    stages.line(&format!("  join       taimatsu up --swarm {swarm} --bootstrap {door}"));
     stages.line("  stop       Ctrl-C");
 }
 

@@ -105,6 +105,11 @@ impl Members {
         Ok(Self { root, models, lock: Some(lock), running: Vec::new() })
     }
 
+    /// The swarm's name: nobody else's is the same.
+    pub(crate) fn swarm(&self) -> String {
+        self.root.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// Starts a process and waits until it is ready.
     pub(crate) async fn start(&mut self, member: Member) -> Result<Ready, Failure> {
         let mut ready = self.start_all(vec![member]).await?;
@@ -169,7 +174,7 @@ impl Members {
             .args(&member.args)
             .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--api", "127.0.0.1:0", "--offline"])
             .arg("--swarm")
-            .arg(self.root.file_name().unwrap_or_default())
+            .arg(self.swarm())
             .arg("--home")
             .arg(&home)
             .arg("--models")
