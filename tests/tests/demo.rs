@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use taimatsu_model::catalogue::SMOLLM2_135M;
 use taimatsu_model::{Store, pull, store};
 use taimatsu_tests::program::{Machine, Running, processes_with, signal, until};
+use taimatsu_tests::swarm::Member;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_taimatsu-under-test");
 
@@ -191,6 +192,11 @@ fn kept_demos_print_addresses_that_answer() {
     let door: Vec<&str> = door.split('/').collect();
     TcpStream::connect((door[2], door[4].parse::<u16>().unwrap())).unwrap();
     assert_eq!(ground.members().len(), MEMBERS);
+    let join = demo.err_line("  join  ");
+    let join: Vec<&str> = join.split_whitespace().skip(2).collect();
+    let more = ["--api", "127.0.0.1:0", "--json", "--offline"];
+    let guest = Machine::new(PROGRAM);
+    Member::start(guest.command(&[&join[..], &more].concat())).wait_until_covered();
     signal("INT", &demo.pid().to_string());
     assert_eq!(demo.said().status.code(), Some(0));
     ground.is_empty();
