@@ -30,6 +30,7 @@ mod run;
 mod signals;
 mod solo;
 mod stages;
+mod stdout;
 mod swarm_engine;
 mod swarm_source;
 mod text;

@@ -172,7 +172,7 @@ fn control_messages() {
             ToHop::Grant { until: 64 },
             ToHop::Relay { lane: 1, generation: 2 },
             ToHop::Forward(forward),
-            ToHop::Close,
+            ToHop::Close { receipted: 64, through: 70 },
         ],
     );
     wire_type(
@@ -183,6 +183,8 @@ fn control_messages() {
             ToClient::Ack { received: 300, kv_len: 200, stats },
             ToClient::Verdict { index: 3, tokens: vec![token; 3].try_into().unwrap(), end: false },
             ToClient::Scored { position: 0, top: vec![top(), top()].try_into().unwrap() },
+            ToClient::Receipts(vec![announced(); 3].try_into().unwrap()),
+            ToClient::LastReceipts(vec![announced(); 3].try_into().unwrap()),
             ToClient::Failed(HopFailure::BadFrame(Violation::Gap)),
             ToClient::Closed { stats },
         ],
@@ -205,6 +207,7 @@ fn messages_of_lanes() {
                 ids: vec![1, 300, 70_000].try_into().unwrap(),
                 committed_through: 9,
             },
+            Downstream::Receipts(vec![announced(); 3].try_into().unwrap()),
         ],
     );
     wire_type(MAX_MESSAGE, &[LinkAck { received: 9, kv_len: 8, until: 512 }]);
@@ -494,6 +497,7 @@ fn opening() -> Opening {
         numerics: Numerics::Echo,
         prompt_len: 3,
         positions: 64,
+        receipts: true,
         out: Some(lane()),
         inward: None,
         prompt: prompt(),
