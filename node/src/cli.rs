@@ -247,6 +247,9 @@ impl From<RouteArg> for RouteWish {
     }
 }
 
+/// How long work in other threads may take to wind up.
+const WIND_UP: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -269,8 +272,9 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return report(&Failure::of(Code::Resources, "cannot start", &error)),
     };
     let outcome = runtime.block_on(perform(cli));
-    // A blocking thread (a download, a computation) must not hold the exit up.
-    runtime.shutdown_background();
+    // A download that was called off takes its process and folder with it; a computation must not
+    // hold the exit up.
+    runtime.shutdown_timeout(WIND_UP);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),

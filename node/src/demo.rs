@@ -30,7 +30,7 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> Result<(), Failure>
     let stages = Stages::start(global.quiet);
     let stop = crate::signals::stop();
     tokio::pin!(stop);
-    let stood = tokio::select! {
+    let mut stood = tokio::select! {
         stood = play(global, &args, &stages) => stood?,
         () = &mut stop => {
             return Err(Failure::new(Code::Interrupted, "stopped").because("Ctrl-C"));
@@ -38,8 +38,13 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> Result<(), Failure>
     };
     if args.keep {
         how_to_use(&stages, &stood.api, &stood.door, &stood.members.swarm());
-        stop.await;
-        stages.line("  stopped");
+        tokio::select! {
+            () = &mut stop => stages.line("  stopped"),
+            failure = stood.members.first_dead() => {
+                stood.members.stop().await;
+                return Err(failure);
+            }
+        }
     }
     stood.members.stop().await;
     Ok(())

@@ -65,24 +65,32 @@ impl Home {
     /// It cannot be read or written, or is not 32 bytes.
     pub(crate) fn key(&self) -> Result<Zeroizing<[u8; 32]>, Failure> {
         let path = self.path.join("node.key");
-        let broken = |error: &dyn std::error::Error| {
-            Failure::of(Code::Resources, format!("cannot use the key {}", path.display()), error)
+        let broken = |cause: &str| {
+            Failure::new(Code::Resources, format!("cannot use the key {}", path.display()))
+                .because(cause)
                 .try_this("its backup, or remove it to become a new node")
         };
-        match File::open(&path) {
-            Ok(mut file) => {
-                let mut bytes = Zeroizing::new(Vec::new());
-                Read::by_ref(&mut file).take(64).read_to_end(&mut bytes).map_err(|e| broken(&e))?;
-                let key = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|e| broken(&e))?;
-                Ok(Zeroizing::new(key))
-            }
+        let refused = |error: &io::Error| {
+            Failure::of(Code::Resources, format!("cannot use the key {}", path.display()), error)
+                .try_this("room on the disk, and a home that you can read and write")
+        };
+        match fs::metadata(&path) {
+            // A pipe would be waited for, for ever.
+            Ok(about) if !about.is_file() => return Err(broken("it is no regular file")),
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let key = Zeroizing::new(crate::entropy::bytes::<32>());
-                write_private(&path, key.as_slice()).map_err(|error| broken(&error))?;
-                Ok(key)
+                write_private(&path, key.as_slice()).map_err(|error| refused(&error))?;
+                return Ok(key);
             }
-            Err(error) => Err(broken(&error)),
+            Err(error) => return Err(refused(&error)),
         }
+        let mut bytes = Zeroizing::new(Vec::new());
+        let file = File::open(&path).map_err(|error| refused(&error))?;
+        file.take(64).read_to_end(&mut bytes).map_err(|error| refused(&error))?;
+        let length = bytes.len();
+        let key = <[u8; 32]>::try_from(bytes.as_slice());
+        key.map(Zeroizing::new).map_err(|_| broken(&format!("it has {length} bytes, not 32")))
     }
 
     /// Writes down where this node's API is.
@@ -154,6 +162,15 @@ mod tests {
         assert!(second.to_string().contains("already runs"));
         drop(home);
         assert_eq!(Home::take(dir.path()).unwrap().key().unwrap(), key);
+    }
+
+    #[test]
+    fn a_key_that_is_no_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::take(dir.path()).unwrap();
+        fs::create_dir(dir.path().join("node.key")).unwrap();
+        let text = home.key().unwrap_err().to_string();
+        assert!(text.contains("no regular file"), "{text}");
     }
 
     #[test]

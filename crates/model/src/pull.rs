@@ -61,7 +61,7 @@ pub enum PullEvent {
 pub enum PullError {
     /// The network is out of bounds.
     #[error(
-        "`{name}` is not stored, and TAIMATSU_OFFLINE forbids the network; \
+        "`{name}` is not stored, and --offline (TAIMATSU_OFFLINE) forbids the network; \
          `taimatsu import FILE` takes it from a file"
     )]
     Offline {

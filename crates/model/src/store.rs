@@ -133,8 +133,7 @@ impl Store {
             return self.in_place(path);
         }
         if reference.contains(std::path::MAIN_SEPARATOR) || reference.ends_with(".gguf") {
-            let missing = std::io::ErrorKind::NotFound.into();
-            return Err(file_error("open the model file", path)(missing));
+            return open_gguf(path).and_then(|_| self.in_place(path));
         }
         Err(StoreError::Unknown(reference.chars().take(80).collect()))
     }
@@ -238,11 +237,18 @@ impl Store {
         let _lock = self.lock()?;
         let mut index = self.index()?;
         index.check_free(names, sha256)?;
-        self.keep_blobs(&model)?;
         let home = self.gguf_path(sha256);
         let present = home.exists();
-        fs::rename(file, &home).map_err(file_error("move into place", &home))?;
-        sync_folder(&self.dir.join("gguf"))?;
+        let placed = self.keep_blobs(&model).and_then(|()| {
+            fs::rename(file, &home).map_err(file_error("move into place", &home))?;
+            sync_folder(&self.dir.join("gguf"))
+        });
+        if let Err(error) = placed {
+            if !present {
+                self.drop_new_blobs(&model);
+            }
+            return Err(error);
+        }
         let record = index.insert(Record {
             names: names.to_vec(),
             id: model.id.to_string(),
@@ -255,6 +261,7 @@ impl Store {
             if !present {
                 // A file that no name stands for would lie there for ever.
                 let _ = fs::remove_file(&home);
+                self.drop_new_blobs(&model);
             }
             return Err(error);
         }
@@ -323,6 +330,11 @@ impl Store {
 }
 
 fn open_gguf(path: &Path) -> Result<GgufFile, StoreError> {
+    let about = fs::metadata(path).map_err(file_error("open the model file", path))?;
+    if !about.is_file() {
+        // A pipe would be waited for, for ever.
+        return Err(StoreError::NotAFile(path.to_owned()));
+    }
     GgufFile::open(path).map_err(|source| StoreError::Gguf { path: path.to_owned(), source })
 }
 

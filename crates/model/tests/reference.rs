@@ -57,6 +57,7 @@ fn the_model_is_the_one_that_the_catalogue_names() {
     let file = GgufFile::open(&MODEL.path).unwrap();
     let manifest = Manifest::of(&file).unwrap();
     assert_eq!(manifest.id(), SMOLLM2_135M.id());
+    assert_eq!(manifest.blocks, SMOLLM2_135M.blocks);
     assert_eq!((MODEL.id, &MODEL.manifest), (manifest.id(), &manifest));
     assert_eq!((manifest.blocks, manifest.hidden, manifest.vocab), (30, 576, 49_152));
     assert_eq!(manifest.tensors.len(), 272);

