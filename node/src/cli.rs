@@ -182,7 +182,7 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t = 256)]
     pub(crate) max_tokens: u32,
     /// 0 is greedy: always the likeliest token
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     pub(crate) temperature: f32,
     /// Keep the k likeliest tokens; 0: all
     #[arg(long, default_value_t = 0)]
@@ -299,7 +299,7 @@ fn wrong(said: &str) -> Failure {
 }
 
 fn report(failure: &Failure) -> ExitCode {
-    eprintln!("{failure}");
+    crate::stderr::tell(&format!("{failure}"));
     ExitCode::from(failure.code as u8)
 }
 

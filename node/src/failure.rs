@@ -119,12 +119,12 @@ impl From<EngineError> for Failure {
             EngineError::ContextOverflow { .. } => {
                 Self::new(Code::Usage, what).try_this("a shorter prompt, or a smaller --max-tokens")
             }
-            EngineError::Uncovered { missing, .. } => {
+            EngineError::Uncovered { model, missing } => {
                 let first = missing.first().map_or([0, 0], |range| *range);
                 Self::new(Code::Swarm, what)
                     .because("no other node announces these blocks")
                     .try_this(format!(
-                        "host them: taimatsu up --serve MODEL@{}-{}",
+                        "host them on another node: taimatsu up --serve {model}@{}-{}",
                         first[0], first[1]
                     ))
             }

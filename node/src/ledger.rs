@@ -86,11 +86,11 @@ impl Ledger {
             }
             Err(error) => {
                 let aside = move_aside(&path).map_err(|error| refused(&error))?;
-                eprintln!(
+                crate::stderr::tell(&format!(
                     "warning: {} is broken ({error}); it is now {}, and standings begin anew",
                     path.display(),
                     aside.display()
-                );
+                ));
                 create(&path).map_err(|error| refused(&error))?
             }
         };

@@ -30,6 +30,7 @@ mod run;
 mod signals;
 mod solo;
 mod stages;
+mod stderr;
 mod stdout;
 mod swarm_engine;
 mod swarm_source;

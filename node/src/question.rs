@@ -34,7 +34,7 @@ pub(crate) async fn prepare(
 ) -> Result<Prepared, EngineError> {
     let Question { prompt, sampling, max_tokens, stop, ignore_eos, logprobs, .. } = question;
     if let Some(param) = sampling.out_of_range() {
-        let message = format!("{param} is out of its range");
+        let message = format!("{param} must be {}", range_of(param));
         return Err(EngineError::Invalid { param, message });
     }
     let turn = model.turn().await;
@@ -54,6 +54,17 @@ pub(crate) async fn prepare(
     let task = Task { prompt: ids, max_tokens, kind };
     let frame = Frame { started, tokenizer: model.tokenizer.clone(), stop, end_ids, asked };
     Ok(Prepared { task, frame })
+}
+
+/// The range of a parameter, as [`taimatsu_protocol::Sampling`] has it.
+fn range_of(param: &str) -> &'static str {
+    match param {
+        "temperature" => "0 (greedy) to 100",
+        "top_p" => "above 0, and at most 1",
+        "min_p" => "0 to 1",
+        "repeat_penalty" => "above 0, and at most 10",
+        _ => "in its range",
+    }
 }
 
 /// A task that scores these ids.

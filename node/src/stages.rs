@@ -17,14 +17,17 @@ impl Stages {
     /// A stage is done.
     pub(crate) fn done(&self, what: &str, detail: &str) {
         if !self.quiet {
-            eprintln!("  ✓ {what:<10} {detail:<62} {:>5.1}s", self.began.elapsed().as_secs_f64());
+            crate::stderr::tell(&format!(
+                "  ✓ {what:<10} {detail:<62} {:>5.1}s",
+                self.began.elapsed().as_secs_f64()
+            ));
         }
     }
 
     /// Any other line.
     pub(crate) fn line(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            crate::stderr::tell(text);
         }
     }
 }

@@ -48,6 +48,15 @@ impl Asks {
         outputs: &mut VecDeque<Output>,
     ) {
         match self.plan(now, table, outlook, &ask) {
+            // Its only way leads over a host that just failed: others may have come.
+            Ok(chain)
+                if !self.is_fresh(&ask.model, now)
+                    && self.waiting.len() < MAX_WAITING
+                    && chain.hops().iter().any(|hop| table.is_suspended(&hop.peer, now)) =>
+            {
+                self.waiting.push_back(Waiting { ask, until: now + ASK_PATIENCE });
+                self.look_up(now, ask.model, outputs);
+            }
             Ok(chain) => {
                 outputs.push_back(Output::Routed { id: ask.id, chain });
                 if !self.is_fresh(&ask.model, now) {

@@ -46,7 +46,7 @@ enum State {
 }
 
 /// What the client knows of a hop.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct HopView {
     accepted: bool,
     closed: bool,
@@ -56,6 +56,8 @@ struct HopView {
     heard_at: Moment,
     kv_len: u32,
     stats: HopStats,
+    /// For a hop that has not accepted yet: its neighbour may have failed to reach it already.
+    early: Vec<(ToHop, Option<Bytes>)>,
 }
 
 /// What the client knows of a lane.
@@ -79,6 +81,7 @@ impl Origin {
             heard_at: now,
             kv_len: 0,
             stats: HopStats::default(),
+            early: Vec::new(),
         };
         let lane =
             LaneView { generation: 1, relayed: false, up_at_source: false, up_at_target: false };
@@ -199,6 +202,9 @@ impl Origin {
         }
         view.accepted = true;
         view.heard_at = now;
+        for (message, frame) in std::mem::take(&mut view.early) {
+            self.outputs.push_back(OriginOutput::ToHop { hop, message, frame });
+        }
         self.opened(now);
     }
 

@@ -80,6 +80,8 @@ struct World {
     relayed: BTreeSet<u8>,
     /// Hops that hear of the answer's end later than the others.
     slow_close: BTreeSet<u8>,
+    /// Which hop was told to relay which lane in which generation.
+    told: BTreeSet<(u8, u8, u32)>,
     /// A hop whose receipt from this position on is a lie.
     lie: Option<(u8, u32)>,
     /// Milliseconds after which the client hears of a death; none: it never does.
@@ -145,6 +147,7 @@ impl World {
             ended: BTreeSet::new(),
             relayed: BTreeSet::new(),
             slow_close: BTreeSet::new(),
+            told: BTreeSet::new(),
             lie: None,
             news: Some(100),
             notice: [1, 1],
@@ -234,7 +237,18 @@ impl World {
                 let _ = hop;
                 self.deliver(carried);
             }
-            Event::ToHop(hop, message, _) => self.hop_input(hop, HopInput::FromClient(message)),
+            Event::ToHop(hop, message, _) => {
+                if let ToHop::Relay { lane, generation } = message {
+                    self.told.insert((hop, lane, generation));
+                }
+                self.hop_input(hop, HopInput::FromClient(message));
+            }
+            // A relayed hello comes through the client, behind the word that it will.
+            Event::LaneUp(hop, End::In, generation)
+                if generation > 1 && !self.told.contains(&(hop, self.lane_to(hop), generation)) =>
+            {
+                self.after(20, Event::LaneUp(hop, End::In, generation));
+            }
             Event::ToClient(hop, message, frame) => {
                 self.origin_input(OriginInput::FromHop { hop, message, frame });
             }
@@ -256,6 +270,11 @@ impl World {
             Event::Kill(hop) => self.kill(hop),
             Event::StreamLost(hop) => self.origin_input(OriginInput::Lost { hop }),
         }
+    }
+
+    fn lane_to(&self, hop: u8) -> u8 {
+        let hops = self.hops.len() as u8;
+        (hop + hops - 1) % hops
     }
 
     fn kill(&mut self, hop: u8) {
@@ -496,6 +515,22 @@ fn a_scoring_session_reports_every_position_once() {
     assert_eq!(world.outcome, Some(Ok(Finish::Length)));
     assert_eq!(world.scored.len(), 200);
     assert_eq!(world.scored[99][0].0, next_token(&prompt[..100]));
+}
+
+#[test]
+fn a_hop_that_accepts_after_its_neighbour_has_given_up_on_it_is_told_to_relay() {
+    for late in 0..3 {
+        for lane in 0..3 {
+            let prompt = prompt(70);
+            let mut world = World::new(4, 3, &prompt, 20, None, false);
+            world.queue.retain(|_, event| !matches!(event, Event::Accepted(hop) if *hop == late));
+            world.after(500, Event::Accepted(late));
+            world.cut.insert(lane);
+            world.run(MINUTE);
+            assert_eq!(world.outcome, Some(Ok(Finish::Length)), "hop {late} late, lane {lane} cut");
+            assert_eq!(world.tokens, undisturbed(&prompt, 20, None));
+        }
+    }
 }
 
 #[test]

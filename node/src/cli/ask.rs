@@ -24,7 +24,7 @@ pub(super) async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     let seed = args.seed.unwrap_or_else(crate::entropy::seed);
     let question = question(&args, seed)?;
     let printer = Printer::new(global, seed);
-    match client::find_node(global).await {
+    match client::find_node(global).await? {
         Some(node) => match ask_node(&node, question.clone(), printer).await {
             // Nothing was printed yet, and the asker did not insist on a route.
             Err(failure)
@@ -45,7 +45,7 @@ pub(super) async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
 pub(super) async fn score(global: &Global, args: ScoreArgs) -> Result<(), Failure> {
     let top = args.top as usize;
     let wish = args.route.map_or(RouteWish::Any, RouteWish::from);
-    let node = client::find_node(global).await;
+    let node = client::find_node(global).await?;
     let scores = match node {
         Some(node) if args.route.is_some() || top <= taimatsu_protocol::opening::MAX_TOP => {
             let through = node.score(&absolute(&args.model), &args.ids, top, wish).await;
@@ -175,7 +175,7 @@ fn may_compute_here(
 
 fn tell(global: &Global, failure: &Failure) {
     if !global.quiet {
-        eprintln!("note: {}; computing in this process", failure.what());
+        crate::stderr::tell(&format!("note: {}; computing in this process", failure.what()));
     }
 }
 
@@ -264,7 +264,7 @@ impl Printer {
         }
         print("\n")?;
         if self.verbose && !self.quiet {
-            eprintln!("{}", figures(finished, self.tokens.len(), self.seed));
+            crate::stderr::tell(&figures(finished, self.tokens.len(), self.seed));
         }
         Ok(())
     }

@@ -13,13 +13,20 @@ use crate::stages::short;
 use crate::stdout::say;
 
 /// The node that commands talk to: the one named by `--api`, else the one of this home, else none.
-pub(super) async fn find_node(global: &Global) -> Option<NodeClient> {
+///
+/// # Errors
+/// One was named, and does not answer: nothing else is done in its place.
+pub(super) async fn find_node(global: &Global) -> Result<Option<NodeClient>, Failure> {
     let address = match &global.api {
-        Some(_) => config::api(global).ok()?,
-        None => note_of(&config::home(global).ok()?)?.api,
+        Some(_) => Some(config::api(global)?),
+        None => note_of(&config::home(global)?).map(|note| note.api),
     };
-    let client = NodeClient::new(address)?;
-    client.answers().await.then_some(client)
+    let Some(client) = address.and_then(NodeClient::new) else { return Ok(None) };
+    match client.answers().await {
+        true => Ok(Some(client)),
+        false if global.api.is_some() => Err(no_node(global)),
+        false => Ok(None),
+    }
 }
 
 /// No node answers, and the command needs one.
@@ -35,7 +42,7 @@ pub(super) fn no_node(global: &Global) -> Failure {
 
 /// What the node here is doing.
 pub(super) async fn status(global: &Global) -> Result<(), Failure> {
-    let node = find_node(global).await.ok_or_else(|| no_node(global))?;
+    let node = find_node(global).await?.ok_or_else(|| no_node(global))?;
     let status = node.status().await?;
     if global.json {
         say(status)?;
@@ -44,6 +51,9 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     say(format!("node       {} · API http://{}/v1", text(&status["peer"]), node.address()))?;
     say(format!("swarm      {} · {} nodes known", text(&status["swarm"]), status["dht_peers"]))?;
+    if status["bootstrap"]["given"] != 0 && status["bootstrap"]["reached"] == false {
+        say("bootstrap  no address that was given answers in this swarm")?;
+    }
     for address in status["addresses"].as_array().into_iter().flatten() {
         say(format!("address    {}", text(address)))?;
     }
@@ -100,7 +110,7 @@ pub(super) fn version(global: &Global) -> Result<(), Failure> {
 /// Without a command: help, and whether a node is running.
 pub(super) async fn help_and_state(global: &Global) -> Result<(), Failure> {
     let _ = Cli::command().print_help();
-    match find_node(global).await {
+    match find_node(global).await? {
         Some(node) => say(format!("\nA node is running: http://{}/v1", node.address()))?,
         None => say("\nNo node is running here. Try: taimatsu demo")?,
     }

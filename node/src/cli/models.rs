@@ -26,7 +26,10 @@ pub(super) fn list(global: &Global) -> Result<(), Failure> {
         say(format!("{names:<28} {:>10}  {licence}", HumanBytes(model.bytes).to_string()))?;
     }
     if models.is_empty() && !global.quiet {
-        eprintln!("no models in {}; try: taimatsu pull smollm2:135m", store.dir().display());
+        crate::stderr::tell(&format!(
+            "no models in {}; try: taimatsu pull smollm2:135m",
+            store.dir().display()
+        ));
     }
     Ok(())
 }
@@ -71,7 +74,11 @@ pub(super) fn remove(global: &Global, name: &str) -> Result<(), Failure> {
         value["schema_version"] = 1.into();
         say(value)?;
     } else if !global.quiet {
-        eprintln!("removed {} · {} freed", removed.names.join(", "), HumanBytes(removed.bytes));
+        crate::stderr::tell(&format!(
+            "removed {} · {} freed",
+            removed.names.join(", "),
+            HumanBytes(removed.bytes)
+        ));
     }
     Ok(())
 }
@@ -83,7 +90,11 @@ pub(super) fn import(global: &Global, file: &Path, name: Option<&str>) -> Result
     if global.json {
         say(shown_json(&model))?;
     } else if !global.quiet {
-        eprintln!("{} is stored · {}", model.names.join(", "), HumanBytes(model.bytes));
+        crate::stderr::tell(&format!(
+            "{} is stored · {}",
+            model.names.join(", "),
+            HumanBytes(model.bytes)
+        ));
     }
     Ok(())
 }

@@ -164,7 +164,11 @@ fn welcome(stages: &Stages, ready: &Ready, args: &UpArgs) {
     stages.line("");
     let others = ready.addresses.iter().find(|address| !is_loopback(address));
     if let Some(address) = others.or_else(|| ready.addresses.first()) {
-        stages.line(&format!("  others     taimatsu up --bootstrap {address}"));
+        let swarm = match args.swarm.as_str() {
+            "public" => String::new(),
+            name => format!(" --swarm {name}"),
+        };
+        stages.line(&format!("  others     taimatsu up{swarm} --bootstrap {address}"));
     }
     if args.bootstrap.is_empty() {
         stages.line("  alone      no --bootstrap was given: others must dial this node");
@@ -185,7 +189,7 @@ async fn tell_swarm(node: &Node, args: &UpArgs, stages: &Stages) {
     if node.joined().await {
         stages.done("swarm", &format!("{} · met", args.swarm));
     } else {
-        stages.line("  ✗ swarm      no --bootstrap address answers yet; this node goes on trying");
+        stages.line("  ✗ swarm      no --bootstrap address answers in this swarm yet; this node goes on trying");
     }
 }
 

@@ -39,7 +39,12 @@ pub(super) async fn pull(global: &Global, name: &str) -> Result<(), Failure> {
             "path": model.path.display().to_string(),
         }))?;
     } else if !global.quiet {
-        eprintln!("{} is stored · {} · {}", entry.name, HumanBytes(model.bytes), entry.license);
+        crate::stderr::tell(&format!(
+            "{} is stored · {} · {}",
+            entry.name,
+            HumanBytes(model.bytes),
+            entry.license
+        ));
     }
     Ok(())
 }
@@ -136,7 +141,7 @@ impl Display {
             return;
         }
         self.told = Some((stage, tenth));
-        eprintln!("  {} · {stage} · {detail}", self.name);
+        crate::stderr::tell(&format!("  {} · {stage} · {detail}", self.name));
     }
 }
 

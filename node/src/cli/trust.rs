@@ -12,7 +12,7 @@ use crate::stages::short;
 
 /// Shows standings.
 pub(super) async fn reputation(global: &Global, peer: Option<&str>) -> Result<(), Failure> {
-    let known = match client::find_node(global).await {
+    let known = match client::find_node(global).await? {
         Some(node) => node.reputation(peer).await?,
         None => remembered::standings(&ledger(global)?.1.standings(), peer),
     };
@@ -22,7 +22,7 @@ pub(super) async fn reputation(global: &Global, peer: Option<&str>) -> Result<()
     }
     let peers = known["peers"].as_array().cloned().unwrap_or_default();
     if peers.is_empty() && !global.quiet {
-        eprintln!("nothing is known of {}", peer.unwrap_or("anybody yet"));
+        crate::stderr::tell(&format!("nothing is known of {}", peer.unwrap_or("anybody yet")));
     }
     for known in &peers {
         println!("{}", standing_line(known));
@@ -38,7 +38,7 @@ pub(super) async fn reputation(global: &Global, peer: Option<&str>) -> Result<()
 
 /// Shows receipts.
 pub(super) async fn receipts(global: &Global, id: Option<&str>) -> Result<(), Failure> {
-    let known = match client::find_node(global).await {
+    let known = match client::find_node(global).await? {
         Some(node) => node.receipts(id).await?,
         None => remembered::receipts(&ledger(global)?.1, id).ok_or_else(|| {
             Failure::new(Code::NotFound, "no such answer is kept here")
@@ -55,7 +55,7 @@ pub(super) async fn receipts(global: &Global, id: Option<&str>) -> Result<(), Fa
     }
     let answers = known["answers"].as_array().cloned().unwrap_or_default();
     if answers.is_empty() && !global.quiet {
-        eprintln!("no answers are kept here yet");
+        crate::stderr::tell("no answers are kept here yet");
     }
     answers.iter().for_each(print_answer);
     Ok(())

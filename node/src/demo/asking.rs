@@ -1,5 +1,6 @@
 //! The demo's one question, through the client's OpenAI endpoint like anybody's.
 
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -85,8 +86,8 @@ pub(crate) async fn ask(
         "stream_options": {"taimatsu": true},
     });
     if !global.quiet && !global.json {
-        eprintln!("\n  you        {}", args.prompt);
-        eprint!("  swarm      ");
+        crate::stderr::tell(&format!("\n  you        {}", args.prompt));
+        crate::stderr::begin("  swarm      ");
     }
     let failed = |error: reqwest::Error| Failure::of(Code::Failure, "the question failed", &error);
     let url = format!("http://{api}/v1/chat/completions");
@@ -107,6 +108,10 @@ pub(crate) async fn ask(
     }
     if !global.json {
         say("")?;
+        if !global.quiet && !std::io::stdout().is_terminal() {
+            // The answer's line went elsewhere, and this one is still open.
+            crate::stderr::tell("(on stdout)");
+        }
     }
     answer.finish()
 }

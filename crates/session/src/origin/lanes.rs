@@ -6,6 +6,9 @@ use taimatsu_protocol::control::{Forward, ToHop};
 
 use super::{Failure, Origin, OriginOutput};
 
+/// Messages that wait for a hop to accept: a relay for each of its lanes, and a hello or two.
+const MOST_EARLY: usize = 16;
+
 impl Origin {
     pub(super) fn linked(&mut self, now: Moment, hop: u8, lane: u8, generation: u32) {
         let (source, target) = self.ends(lane);
@@ -61,6 +64,13 @@ impl Origin {
     }
 
     pub(super) fn send(&mut self, hop: u8, message: ToHop, frame: Option<Bytes>) {
-        self.outputs.push_back(OriginOutput::ToHop { hop, message, frame });
+        let view = &mut self.hops[usize::from(hop)];
+        if view.accepted {
+            self.outputs.push_back(OriginOutput::ToHop { hop, message, frame });
+        } else if view.early.len() < MOST_EARLY {
+            view.early.push((message, frame));
+        } else {
+            self.fail(Failure::Violation { hop });
+        }
     }
 }

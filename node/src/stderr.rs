@@ -1,0 +1,15 @@
+//! What people are told beside the answer. Whoever read it may be gone: that ends nothing, least
+//! of all a node.
+
+use std::io::Write;
+
+/// A line for people.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// The beginning of one.
+pub(crate) fn begin(text: &str) {
+    let mut err = std::io::stderr().lock();
+    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+}
