@@ -16,7 +16,7 @@ use taimatsu_model::catalogue::SMOLLM2_135M;
 use taimatsu_model::{GgufFile, Store, pull, store};
 use taimatsu_network::{Direction, FrameTap, StreamKind};
 use taimatsu_protocol::codec::{self, BoundedVec};
-use taimatsu_protocol::link::Downstream;
+use taimatsu_protocol::link::{Downstream, LinkHello};
 use taimatsu_protocol::{PeerId, Sampling, Span};
 
 const QUESTION: &str = "Write a sentence about lanterns, harbours and fog.";
@@ -241,13 +241,12 @@ async fn the_ear_would_hear_what_is_not_sealed() {
     assert!(secrets.occur_in(format!("x{}", &answered.text[3..]).as_bytes()));
 }
 
-/// Spoils the hellos of lane 0, so that leader and middle cannot link straight.
+/// Spoils the hello of lane 0, so that leader and middle cannot link straight.
 fn deaf_to_hellos() -> Arc<Ear> {
-    let seen = Mutex::new(0_u32);
-    Ear::new(Some(Box::new(move |direction, _, kind, frame| {
-        let mut seen = seen.lock().unwrap();
-        if kind == StreamKind::Link && direction == Direction::Out && *seen == 0 {
-            *seen += 1;
+    Ear::new(Some(Box::new(|direction, _, kind, frame| {
+        let hello = codec::decode::<LinkHello>(frame, 1_024);
+        let first = hello.is_ok_and(|hello| hello.lane == 0 && hello.generation == 1);
+        if kind == StreamKind::Link && direction == Direction::Out && first {
             frame.clear();
         }
     })))
