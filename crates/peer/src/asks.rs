@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use taimatsu_protocol::{ModelId, Moment, PeerId};
 use taimatsu_routing::{Chain, HostTable, Outlook, PlanError, Request, plan};
 
-use crate::io::{Ask, Output, RouteError};
+use crate::io::{Ask, Output, Privacy, RouteError};
 use crate::policy::{ASK_PATIENCE, LOOKUP_FRESH, LOOKUP_LOST, MAX_LOOKUPS, MAX_WAITING};
 
 /// Asks that wait, oldest first, and what was looked up when.
@@ -27,6 +27,12 @@ struct Waiting {
 struct Lookup {
     asked: Moment,
     done: Option<Moment>,
+}
+
+impl Waiting {
+    fn is_of(&self, model: ModelId, privacy: Privacy) -> bool {
+        self.ask.model == model && self.ask.privacy == privacy
+    }
 }
 
 impl Asks {
@@ -79,19 +85,20 @@ impl Asks {
         now: Moment,
         table: &HostTable,
         outlook: &Outlook,
-        model: ModelId,
+        of: (ModelId, Privacy),
         outputs: &mut VecDeque<Output>,
     ) {
+        let (model, privacy) = of;
         if let Some(lookup) = self.lookups.get_mut(&model) {
             lookup.done = Some(now);
         }
-        self.answer(now, table, outlook, |waiting| waiting.ask.model == model, outputs);
+        self.answer(now, table, outlook, |waiting| waiting.is_of(model, privacy), outputs);
     }
 
     /// Models of asks that have waited long enough.
-    pub(crate) fn late(&self, now: Moment) -> BTreeSet<ModelId> {
+    pub(crate) fn late(&self, now: Moment) -> BTreeSet<(ModelId, Privacy)> {
         let late = self.waiting.iter().filter(|waiting| waiting.until <= now);
-        late.map(|waiting| waiting.ask.model).collect()
+        late.map(|waiting| (waiting.ask.model, waiting.ask.privacy)).collect()
     }
 
     /// Answers those of a model that have waited long enough.
@@ -100,10 +107,10 @@ impl Asks {
         now: Moment,
         table: &HostTable,
         outlook: &Outlook,
-        model: ModelId,
+        of: (ModelId, Privacy),
         outputs: &mut VecDeque<Output>,
     ) {
-        let late = |waiting: &Waiting| waiting.until <= now && waiting.ask.model == model;
+        let late = |waiting: &Waiting| waiting.until <= now && waiting.is_of(of.0, of.1);
         self.answer(now, table, outlook, late, outputs);
     }
 

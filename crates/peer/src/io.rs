@@ -1,5 +1,7 @@
 //! What a peer is told, and what it says.
 
+use std::collections::BTreeSet;
+
 use taimatsu_protocol::opening::{Prekey, Refusal};
 use taimatsu_protocol::signed::Verified;
 use taimatsu_protocol::{
@@ -64,6 +66,8 @@ pub enum Input {
     },
     /// An answer of this node's asking is over.
     Answered(AnswerReport),
+    /// The hosts that the owner trusts, in place of those named before.
+    Trust(BTreeSet<PeerId>),
     /// What an earlier run remembered of a peer.
     Remembered {
         /// Whom.
@@ -135,6 +139,19 @@ pub struct Ask {
     pub wish: Wish,
     /// Positions, prompt and answer.
     pub positions: u32,
+    /// Who may see it.
+    pub privacy: Privacy,
+}
+
+/// Who may see a request. What asks itself (a whole model hosted by the asker) is not asked of a
+/// peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Privacy {
+    /// Hosts that the owner has named.
+    Trusted,
+    /// Whoever hosts it.
+    #[default]
+    Anyone,
 }
 
 /// What an opening asks of this host, once it is decrypted and consistent in itself.

@@ -13,7 +13,7 @@
 //!
 //! ```
 //! use taimatsu_peer::routing::{PlanError, Wish};
-//! use taimatsu_peer::{Ask, Config, Input, Output, Peer, RouteError};
+//! use taimatsu_peer::{Ask, Config, Input, Output, Peer, Privacy, RouteError};
 //! use taimatsu_protocol::{ModelId, Moment, PeerId, SwarmId, UnixSeconds};
 //!
 //! let mut peer = Peer::new(Config {
@@ -26,7 +26,7 @@
 //! let (now, wall) = (Moment::default(), UnixSeconds(1_000));
 //! let model = ModelId::of(b"manifest");
 //! // Nobody is known: it looks before it gives up.
-//! let ask = Ask { id: 1, model, blocks: 30, wish: Wish::Any, positions: 256 };
+//! let ask = Ask { id: 1, model, blocks: 30, wish: Wish::Any, positions: 256, privacy: Privacy::Anyone };
 //! peer.handle(now, wall, Input::Ask(ask));
 //! assert!(matches!(peer.poll_output(), Some(Output::Lookup { .. })));
 //! assert!(peer.poll_output().is_none());
@@ -50,5 +50,7 @@ pub mod policy;
 mod voice;
 
 pub use blame::{AnswerEnd, AnswerReport, Blame};
-pub use io::{Ask, Config, Hosting, Ignored, Input, Load, OpeningSummary, Output, RouteError};
+pub use io::{
+    Ask, Config, Hosting, Ignored, Input, Load, OpeningSummary, Output, Privacy, RouteError,
+};
 pub use peer::Peer;

@@ -1,6 +1,6 @@
 //! The machine that joins table, asks, hosting and admission.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -14,7 +14,7 @@ use crate::admission::Admission;
 use crate::asks::Asks;
 use crate::blame::{AnswerEnd, AnswerReport, Blame};
 use crate::hosting::HostedSpans;
-use crate::io::{Config, Hosting, Ignored, Input, OpeningSummary, Output};
+use crate::io::{Config, Hosting, Ignored, Input, OpeningSummary, Output, Privacy};
 use crate::voice::{Scene, Voice};
 
 /// A node's judgement. See the crate's page for the call order.
@@ -29,6 +29,7 @@ pub struct Peer {
     hosted: HostedSpans,
     admission: Admission,
     reputation: Reputation,
+    trusted: BTreeSet<PeerId>,
     rng: ChaCha20Rng,
     voice: Voice,
     ignored: Ignored,
@@ -46,6 +47,7 @@ impl Peer {
             hosted: HostedSpans::default(),
             admission: Admission::new(config.max_sessions),
             reputation: Reputation::new(),
+            trusted: BTreeSet::new(),
             rng: ChaCha20Rng::seed_from_u64(config.seed),
             voice: Voice::new(config),
             ignored: Ignored::default(),
@@ -72,17 +74,21 @@ impl Peer {
                 self.hosted.terms_changed();
             }
             Input::Ask(ask) => {
-                let outlook = self.outlook(wall, ask.model);
+                let outlook = self.outlook(wall, ask.model, ask.privacy);
                 self.asks.ask(now, &self.table, &outlook, ask, &mut self.outputs);
             }
             Input::Answered(report) => self.answered(now, wall, &report),
+            Input::Trust(hosts) => self.trusted = hosts,
             Input::Remembered { peer, model, standing } => {
                 self.reputation.restore(peer, model, *standing);
             }
             Input::HostFailed { host } => self.table.suspend(host, now + SUSPENSION),
             Input::LookupDone { model } => {
-                let outlook = self.outlook(wall, model);
-                self.asks.looked_up(now, &self.table, &outlook, model, &mut self.outputs);
+                for privacy in [Privacy::Trusted, Privacy::Anyone] {
+                    let outlook = self.outlook(wall, model, privacy);
+                    let of = (model, privacy);
+                    self.asks.looked_up(now, &self.table, &outlook, of, &mut self.outputs);
+                }
             }
             Input::Opening(opening) => self.open(wall, &opening),
             Input::SessionEnded { session } => {
@@ -204,8 +210,11 @@ impl Peer {
     }
 
     /// What routing is told of a model's hosts; drawn anew for each ask.
-    fn outlook(&mut self, wall: UnixSeconds, model: ModelId) -> Outlook {
+    fn outlook(&mut self, wall: UnixSeconds, model: ModelId, privacy: Privacy) -> Outlook {
         let mut outlook = Outlook::default();
+        if privacy == Privacy::Trusted {
+            outlook.restrict(self.trusted.clone());
+        }
         for host in self.table.hosts(model).map(|said| said.host) {
             outlook.expect(host, self.reputation.odds(wall, &host, &model, &mut self.rng));
             if self.reputation.is_distrusted(wall, &host, &model) {
@@ -283,9 +292,10 @@ impl Peer {
 
     /// What has become due: answers to asks that waited long enough, and announcements.
     fn catch_up(&mut self, now: Moment, wall: UnixSeconds) {
-        for model in self.asks.late(now) {
-            let outlook = self.outlook(wall, model);
-            self.asks.answer_late(now, &self.table, &outlook, model, &mut self.outputs);
+        for (model, privacy) in self.asks.late(now) {
+            let outlook = self.outlook(wall, model, privacy);
+            let of = (model, privacy);
+            self.asks.answer_late(now, &self.table, &outlook, of, &mut self.outputs);
         }
         let draining = self.admission.is_draining();
         let sessions = self.admission.running();

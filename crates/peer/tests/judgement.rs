@@ -15,7 +15,7 @@ use taimatsu_peer::routing::{PlanError, Wish};
 use taimatsu_peer::session::Failure;
 use taimatsu_peer::{
     AnswerEnd, AnswerReport, Ask, Config, Hosting, Ignored, Input, Load, OpeningSummary, Output,
-    Peer, RouteError,
+    Peer, Privacy, RouteError,
 };
 use taimatsu_protocol::codec::BoundedVec;
 use taimatsu_protocol::control::HopFailure;
@@ -85,7 +85,14 @@ fn hosting(of: &str) -> Hosting {
 }
 
 fn ask(id: u64) -> Input {
-    Input::Ask(Ask { id, model: model(0), blocks: BLOCKS, wish: Wish::Any, positions: 256 })
+    Input::Ask(Ask {
+        id,
+        model: model(0),
+        blocks: BLOCKS,
+        wish: Wish::Any,
+        positions: 256,
+        privacy: Privacy::Anyone,
+    })
 }
 
 fn opening(session: u8) -> OpeningSummary {
@@ -495,7 +502,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         1 => any::<u8>().prop_map(|id| Input::Prekey(prekey(id))),
         6 => (any_model(), 0_u32..40, wish, any::<u32>()).prop_map(
             |(model, blocks, wish, positions)| {
-                Input::Ask(Ask { id: 0, model, blocks, wish, positions })
+                Input::Ask(Ask { id: 0, model, blocks, wish, positions, privacy: Privacy::Anyone })
             }
         ),
         1 => (0_u8..6).prop_map(|host| Input::HostFailed { host: peer_id(host) }),
@@ -559,6 +566,31 @@ fn broken_receipts_are_their_hops_and_send_work_elsewhere() {
             _ => None,
         });
         assert_eq!(routed, Some(peer_id(3)));
+    }
+}
+
+#[test]
+fn a_private_ask_goes_to_named_hosts_alone() {
+    let mut bench = Bench::new();
+    for host in [2, 3] {
+        bench.put(announced(host, announcement(host, "0-29")));
+    }
+    let private = |id| {
+        let Input::Ask(ask) = ask(id) else { unreachable!() };
+        Input::Ask(Ask { privacy: Privacy::Trusted, ..ask })
+    };
+    bench.put(private(1));
+    let answer = bench.put(Input::LookupDone { model: model(0) });
+    let missing = vec![[0, 29]];
+    let error = RouteError::Plan(PlanError::Uncovered { missing });
+    assert_eq!(answer, [Output::Unroutable { id: 1, error }]);
+    bench.put(Input::Trust([peer_id(3)].into()));
+    for id in 2..20 {
+        let outputs = bench.put(private(id));
+        assert!(outputs.iter().any(|output| matches!(
+            output,
+            Output::Routed { chain, .. } if chain.hops()[0].peer == peer_id(3)
+        )));
     }
 }
 

@@ -10,6 +10,8 @@ use taimatsu_protocol::PeerId;
 pub struct Outlook {
     odds: BTreeMap<PeerId, u16>,
     distrusted: BTreeSet<PeerId>,
+    /// Nobody else may compute; none: anybody may.
+    only: Option<BTreeSet<PeerId>>,
 }
 
 /// The odds of a host of which nothing is known, in permille.
@@ -24,6 +26,17 @@ impl Outlook {
     /// A host is used only where there is nobody else.
     pub fn distrust(&mut self, host: PeerId) {
         self.distrusted.insert(host);
+    }
+
+    /// Only these hosts may see the request, whatever the others offer.
+    pub fn restrict(&mut self, hosts: BTreeSet<PeerId>) {
+        self.only = Some(hosts);
+    }
+
+    /// Whether a host may see the request.
+    #[must_use]
+    pub fn allows(&self, host: &PeerId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(host))
     }
 
     /// A host's odds, in permille, 1 to 1000.

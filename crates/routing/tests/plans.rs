@@ -473,3 +473,19 @@ fn who_disagreed_is_not_put_together_again() {
     };
     assert_eq!((0..50).map(both).collect::<BTreeSet<_>>().len(), 2);
 }
+
+#[test]
+fn who_may_not_see_a_request_is_no_host() {
+    let mixed = table(&[(1, "0-29"), (2, "0-14"), (3, "15-29")]);
+    let mut only = Outlook::default();
+    only.restrict(BTreeSet::from([peer(2), peer(3)]));
+    for seed in 0..20 {
+        let request = Request { seed, ..request(Wish::Any) };
+        let chain = plan(&mixed, &request, &only, Moment::default()).unwrap();
+        assert_eq!(peers(&chain), [peer(2), peer(3)]);
+    }
+    only.restrict(BTreeSet::from([peer(2)]));
+    let missing = vec![[15, 29]];
+    let planned = plan(&mixed, &request(Wish::Any), &only, Moment::default());
+    assert_eq!(planned, Err(PlanError::Uncovered { missing }));
+}

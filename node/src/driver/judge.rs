@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ed25519_dalek::SigningKey;
 use taimatsu_network::Network;
 use taimatsu_peer::routing::{Chain, Wish};
-use taimatsu_peer::{Ask, Config, Input, OpeningSummary, Output, Peer, RouteError};
+use taimatsu_peer::{Ask, Config, Input, OpeningSummary, Output, Peer, Privacy, RouteError};
 use taimatsu_protocol::opening::{Opening, Refusal};
 use taimatsu_protocol::signed::{SignedBytes, Verified};
 use taimatsu_protocol::{ModelId, PeerId, SessionId, Span, SwarmId, UnixSeconds};
@@ -112,8 +112,9 @@ impl Judge {
         blocks: u32,
         wish: Wish,
         positions: u32,
+        privacy: Privacy,
     ) -> Result<Chain, RouteError> {
-        let ask = Ask { id: 0, model, blocks, wish, positions };
+        let ask = Ask { id: 0, model, blocks, wish, positions, privacy };
         self.question(|reply| Command::Ask { ask, reply }).await.unwrap_or(Err(RouteError::Busy))
     }
 
