@@ -45,6 +45,16 @@ pub(crate) fn api(global: &Global) -> Result<SocketAddr, Failure> {
     })
 }
 
+/// How this program was called, for hints that can be copied: through cargo, or by its name.
+pub(crate) fn invocation() -> String {
+    if std::env::var_os("CARGO").is_some() {
+        return "cargo run --release --".into();
+    }
+    std::env::args_os()
+        .next()
+        .map_or_else(|| "taimatsu".into(), |program| program.to_string_lossy().into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

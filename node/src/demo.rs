@@ -139,9 +139,14 @@ fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs) {
     ));
     stages.line("");
     if !args.keep {
-        stages.line("  go on      taimatsu demo --keep        the same, left running");
-        stages.line("             taimatsu run smollm2:135m \"…\"   in one process");
-        stages.line("             taimatsu up --serve smollm2:135m@0-9   host a span yourself");
+        let (me, model) = (crate::config::invocation(), &args.model);
+        let last_of_first = answer.route.first().map_or(0, |hop| hop.blocks[1]);
+        stages.line(&format!("  go on      {me} demo --keep"));
+        stages.line("                 the same, left running");
+        stages.line(&format!("             {me} run {model} \"Name three rivers\""));
+        stages.line("                 in one process");
+        stages.line(&format!("             {me} up --serve {model}@0-{}", last_of_first));
+        stages.line("                 a host of your own; README.md says how to join it to others");
     }
 }
 

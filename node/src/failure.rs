@@ -119,7 +119,7 @@ impl From<EngineError> for Failure {
             EngineError::Uncovered { missing, .. } => {
                 let first = missing.first().map_or([0, 0], |range| *range);
                 Self::new(Code::Swarm, what)
-                    .because("no announcement of these blocks is in force")
+                    .because("no other node announces these blocks")
                     .try_this(format!(
                         "host them: taimatsu up --serve MODEL@{}-{}",
                         first[0], first[1]

@@ -143,11 +143,12 @@ impl HostTable {
     }
 
     /// The blocks of a model of `blocks` blocks that nobody announces, as inclusive ranges.
-    /// Announcements that know another number of blocks do not count.
+    /// Announcements that know another number of blocks do not count, nor do suspended hosts.
     #[must_use]
-    pub fn coverage(&self, model: ModelId, blocks: u32) -> Vec<[u32; 2]> {
-        let spans = self.hosts(model).filter(|host| host.blocks == blocks).map(|host| host.span);
-        missing(spans, blocks)
+    pub fn coverage(&self, model: ModelId, blocks: u32, now: Moment) -> Vec<[u32; 2]> {
+        let counts =
+            |host: &&Announcement| host.blocks == blocks && !self.is_suspended(&host.host, now);
+        missing(self.hosts(model).filter(counts).map(|host| host.span), blocks)
     }
 
     /// Signed announcements of one model or of all, to answer a query with; at most

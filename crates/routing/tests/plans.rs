@@ -110,7 +110,12 @@ fn what_is_missing_is_named() {
     assert_eq!(route(&HostTable::new(), Wish::Any), uncovered(vec![[0, 29]]));
     let gaps = table(&[(1, "3-5"), (2, "4-9"), (3, "20-28")]);
     assert_eq!(route(&gaps, Wish::Any), uncovered(vec![[0, 2], [10, 19], [29, 29]]));
-    assert_eq!(gaps.coverage(model(), 30), vec![[0, 2], [10, 19], [29, 29]]);
+    let now = Moment::default();
+    assert_eq!(gaps.coverage(model(), 30, now), vec![[0, 2], [10, 19], [29, 29]]);
+    let mut gaps = gaps;
+    gaps.suspend(peer(3), Moment::from_micros(1));
+    assert_eq!(gaps.coverage(model(), 30, now), vec![[0, 2], [10, 29]]);
+    assert_eq!(gaps.coverage(model(), 30, Moment::from_micros(1))[1], [10, 19]);
     let text = route(&gaps, Wish::Any).unwrap_err().to_string();
     assert!(text.starts_with("no host for blocks 0-2, 10-19, 29-29"), "{text}");
 }

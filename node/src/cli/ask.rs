@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use serde_json::{Value, json};
 use taimatsu_protocol::Sampling;
 
-use super::{Global, RunArgs, ScoreArgs, client, node};
+use super::{Global, RouteArg, RunArgs, ScoreArgs, client, node};
 use crate::engine::{
     Event, FinishReason, Finished, HopReport, Message, Prompt, Question, RouteReport, RouteWish,
     Scores,
@@ -27,7 +27,8 @@ pub(super) async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
         Some(node) => match ask_node(&node, question.clone(), printer).await {
             // Nothing was printed yet, and the asker did not insist on a route.
             Err(failure)
-                if args.route.is_none() && failure.code == Code::Swarm && failure.is_early() =>
+                if failure.is_early()
+                    && may_compute_here(global, &failure, &args.model, args.route) =>
             {
                 tell(global, &failure);
                 ask_here(global, question, Printer::new(global, seed)).await
@@ -48,7 +49,7 @@ pub(super) async fn score(global: &Global, args: ScoreArgs) -> Result<(), Failur
         Some(node) if args.route.is_some() || top <= taimatsu_protocol::opening::MAX_TOP => {
             let through = node.score(&absolute(&args.model), &args.ids, top, wish).await;
             match through {
-                Err(failure) if args.route.is_none() && failure.code == Code::Swarm => {
+                Err(failure) if may_compute_here(global, &failure, &args.model, args.route) => {
                     tell(global, &failure);
                     score_here(global, &args).await?
                 }
@@ -158,6 +159,18 @@ async fn ask_node(
             Err(failure) => return Err(failure.early(printer.is_untouched())),
         }
     }
+}
+
+/// Whether this process answers in the swarm's place: the asker did not insist on a route, and
+/// the weights are here. Nothing is downloaded for it.
+fn may_compute_here(
+    global: &Global,
+    failure: &Failure,
+    model: &str,
+    route: Option<RouteArg>,
+) -> bool {
+    let stored = || local::store(global).is_ok_and(|store| store.resolve(model).is_ok());
+    route.is_none() && failure.code == Code::Swarm && stored()
 }
 
 fn tell(global: &Global, failure: &Failure) {

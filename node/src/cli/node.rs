@@ -124,7 +124,9 @@ async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Starte
     .await?;
     let addresses = node.addresses().await;
     stages.done("identity", &crate::stages::short(&node.peer()));
-    stages.done("listening", addresses.first().map_or("nowhere: only dials", String::as_str));
+    let shown = addresses.iter().filter_map(|address| Some(address.split_once("/p2p/")?.0));
+    let shown: Vec<&str> = shown.collect();
+    stages.done("listening", &shown.join(" "));
     let address = listener
         .local_addr()
         .map_err(|error| Failure::of(Code::Resources, "the API has no address", &error))?;
@@ -146,13 +148,19 @@ async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Starte
 fn welcome(stages: &Stages, ready: &Ready, args: &UpArgs) {
     let Some(api) = &ready.api else { return };
     stages.line("");
-    for address in &ready.addresses {
+    let others = ready.addresses.iter().find(|address| !is_loopback(address));
+    if let Some(address) = others.or_else(|| ready.addresses.first()) {
         stages.line(&format!("  others     taimatsu up --bootstrap {address}"));
     }
     if args.bootstrap.is_empty() {
         stages.line("  alone      no --bootstrap was given: others must dial this node");
     }
-    stages.line(&format!("  ask        curl http://{api}/v1/chat/completions …   stop: Ctrl-C"));
+    stages.line(&format!("  ask        taimatsu --api {api} run smollm2:135m \"Hello\""));
+    stages.line("  stop       Ctrl-C");
+}
+
+fn is_loopback(address: &str) -> bool {
+    address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/")
 }
 
 /// Whether the swarm was met. The node goes on trying either way.

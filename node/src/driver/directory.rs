@@ -98,6 +98,12 @@ async fn ask_all(
     found: BTreeSet<PeerId>,
     model: Option<ModelId>,
 ) {
+    let mut found: Vec<PeerId> = found.into_iter().collect();
+    if found.len() > ASKED {
+        // Others each time: what one node does not know, its neighbours in the list may.
+        let start = crate::entropy::seed() % found.len() as u64;
+        found.rotate_left(start as usize);
+    }
     let asked = stream::iter(found.into_iter().take(ASKED));
     asked.for_each_concurrent(AT_A_TIME, |peer| ask(network, judge, peer, model)).await;
 }
@@ -107,6 +113,7 @@ async fn ask(network: &Network, judge: &Judge, peer: PeerId, model: Option<Model
     let asked = tokio::time::timeout(PATIENCE, network.ask(peer, query)).await;
     let Ok(Ok(answer)) = asked else {
         tracing::debug!(%peer, "a host did not say what it hosts");
+        judge.tell(Input::HostFailed { host: peer }).await;
         return;
     };
     let Ok(Answer::Announcements(list)) = codec::decode(&answer, MAX_ANSWER) else { return };

@@ -273,7 +273,7 @@ impl Bench {
     }
 
     fn coverage(&self) -> Vec<Coverage> {
-        let me = self.network.peer_id();
+        let (me, now) = (self.network.peer_id(), self.clock.now());
         let mut models: BTreeMap<ModelId, (u32, Vec<(PeerId, Span)>)> = BTreeMap::new();
         for model in self.peer.table().models() {
             let hosts = self.peer.table().hosts(model);
@@ -297,7 +297,7 @@ impl Bench {
             let whole = |(host, span): &(PeerId, Span)| *host == me && span.blocks() == (0..blocks);
             let missing = match spans.iter().any(whole) {
                 true => Vec::new(),
-                false => self.peer.table().coverage(model, blocks),
+                false => self.peer.table().coverage(model, blocks, now),
             };
             Coverage { model, blocks, spans, missing }
         };
