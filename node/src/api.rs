@@ -8,18 +8,24 @@
 //!
 //! [`Engine`]: crate::engine::Engine
 
-mod chat;
+mod answers;
+mod asking;
 mod chat_request;
+mod choice;
 pub(crate) mod control;
 mod error;
 pub(crate) mod failures;
 mod fields;
 mod local;
+mod logprobs;
 mod models;
+mod opening;
+mod order;
 mod reading;
 mod replies;
 mod sampling;
 mod sse;
+mod text_request;
 mod unsupported;
 mod wire_events;
 
@@ -65,7 +71,8 @@ struct Api {
 pub(crate) fn router(engine: SharedEngine, draw: fn() -> u64) -> Router {
     let api = Api { engine, draw, since: unix_now() };
     Router::new()
-        .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/chat/completions", post(answers::chat))
+        .route("/v1/completions", post(answers::text))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/health", get(models::health))

@@ -84,7 +84,7 @@ impl NodeClient {
         let sent = self.http.post(self.url("/taimatsu/v1/score")).json(&request).send().await;
         let reply: ScoreReply =
             self.checked(sent).await?.json().await.map_err(|error| self.broken(&error))?;
-        Ok(reply.positions.into_iter().map(|position| position.top).collect())
+        Ok(reply.into())
     }
 
     async fn checked(

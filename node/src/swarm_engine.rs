@@ -22,7 +22,7 @@ use crate::driver::judge::{Coverage, Judge};
 use crate::driver::serving::Hosted;
 use crate::driver::{blobs, directory};
 use crate::engine::{
-    Answer, Engine, EngineError, HopReport, ModelState, Question, RouteWish, Scores,
+    Answer, Engine, EngineError, HopReport, ModelState, Question, RouteWish, Scores, Vocabulary,
 };
 use crate::library::{self, KnownModel, Library};
 use crate::question::{Prepared, failed_here, prepare, score_task};
@@ -75,6 +75,14 @@ impl Engine for SwarmEngine {
             })?;
             let task = score_task(&model, ids, top)?;
             answering::scores(SwarmSource::new(self, model, task, route)).await
+        }
+        .boxed()
+    }
+
+    fn vocabulary(&self, model: String) -> BoxFuture<'_, Result<Arc<dyn Vocabulary>, EngineError>> {
+        async move {
+            let model = self.resolve(&model).await?;
+            Ok(model.tokenizer.clone() as Arc<dyn Vocabulary>)
         }
         .boxed()
     }
@@ -144,6 +152,7 @@ impl SwarmEngine {
                 "free_positions": hosted.worker.free_positions(),
                 "decode_ms": f64::from(hosted.worker.decode_micros()) / 1000.0,
                 "prefill_per_second": hosted.worker.prefill_rate(),
+                "computed_positions": hosted.worker.computed(),
             })).collect::<Vec<_>>(),
             "sessions": self.judge.sessions().await,
             "models": models.iter().map(|model| json!({
@@ -235,7 +244,7 @@ impl SwarmSource {
         let run = ChainRun::begin(&self.engine.caller, id, &chain, &self.task);
         let hops = chain.hops().iter().map(|hop| report(hop.peer, hop.span)).collect();
         self.chain = Some(chain);
-        Ok(Begun { run: Run::Chain(Box::new(run)), hops })
+        Ok(Begun { run: Run::Chain(Box::new(run)), hops, here: false })
     }
 
     async fn begin_here(&self, worker: &Worker) -> Result<Begun, EngineError> {
@@ -244,7 +253,7 @@ impl SwarmSource {
             .map_err(|error| EngineError::Busy { cause: error.to_string(), retry_ms: RETRY_MS })?;
         let me = self.engine.caller.network.peer_id();
         let hops = vec![report(me, worker.span())];
-        Ok(Begun { run: Run::Solo(Box::new(run)), hops })
+        Ok(Begun { run: Run::Solo(Box::new(run)), hops, here: true })
     }
 
     fn unroutable(&self, error: RouteError) -> EngineError {

@@ -114,6 +114,7 @@ impl Chain {
         while let Some(event) = answer.events.recv().await {
             match event {
                 Event::Started(started) => prompt = started.prompt_tokens,
+                Event::Rerouted(_) => {}
                 Event::Token(token) => {
                     ids.push(token.id);
                     text.push_str(&token.text);

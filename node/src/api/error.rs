@@ -131,7 +131,7 @@ impl ApiError {
     }
 
     /// Names the parameter at fault.
-    fn about(mut self, param: impl Into<String>) -> Self {
+    pub(super) fn about(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
         self
     }
