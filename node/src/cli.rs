@@ -17,7 +17,7 @@ pub(crate) mod pulling;
 
 /// Community-run inference: a model too big for one machine is carried by many.
 #[derive(Debug, Parser)]
-#[command(name = "taimatsu", version, about, propagate_version = true, after_help = EXIT_CODES)]
+#[command(name = "taimatsu", bin_name = "taimatsu", version, propagate_version = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -246,10 +246,10 @@ pub fn main() -> ExitCode {
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => {
-            let usage = error.use_stderr();
-            let _ = error.print();
-            return ExitCode::from(if usage { Code::Usage as u8 } else { 0 });
+        Err(error) if error.use_stderr() => return report(&wrong(&error.to_string())),
+        Err(help) => {
+            let _ = help.print();
+            return ExitCode::SUCCESS;
         }
     };
     crate::logging::start(cli.global.verbose);
@@ -264,6 +264,23 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),
     }
+}
+
+/// What clap says of a wrong command line, in the form of all our failures: its first paragraph
+/// is what is wrong, a tip may follow, then the usage.
+fn wrong(said: &str) -> Failure {
+    let mut paragraphs = said.split("\n\n").map(str::trim);
+    let what = paragraphs.next().unwrap_or_default();
+    let mut failure = Failure::new(Code::Usage, what.trim_start_matches("error: "));
+    let mut usage = "taimatsu --help";
+    for paragraph in paragraphs {
+        if let Some(tip) = paragraph.strip_prefix("tip: ") {
+            failure = failure.because(tip);
+        } else if let Some(line) = paragraph.strip_prefix("Usage: ") {
+            usage = line;
+        }
+    }
+    failure.try_this(usage)
 }
 
 fn report(failure: &Failure) -> ExitCode {

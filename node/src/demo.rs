@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use crate::cli::{DemoArgs, Global};
 use crate::failure::{Code, Failure};
 use crate::stages::{Stages, short};
+use crate::stdout::say;
 
 mod asking;
 mod processes;
 
 use processes::{Member, Members};
-pub(crate) use processes::{Ready, end_with_parent};
+pub(crate) use processes::{Ready, Starting, end_with_parent, is_over};
 
 /// How long the swarm may take to stand. Loading takes a second or two; the rest is for slow disks.
 const STAND: Duration = Duration::from_secs(90);
@@ -36,7 +37,7 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> Result<(), Failure>
         }
     };
     if args.keep {
-        how_to_use(&stages, &stood.api, &stood.door);
+        how_to_use(&stages, &stood.api, &stood.door, &stood.members.swarm());
         stop.await;
         stages.line("  stopped");
     }
@@ -80,7 +81,7 @@ async fn play(global: &Global, args: &DemoArgs, stages: &Stages) -> Result<Stood
     let answer = asking::ask(&api, &reference, args, global).await?;
     stages.done("answer", &format!("{} tokens", answer.tokens.len()));
     if global.json {
-        println!("{}", report(args, &answer));
+        say(report(args, &answer))?;
     } else {
         explain(stages, &answer, args);
     }
@@ -150,7 +151,7 @@ fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs) {
     }
 }
 
-fn how_to_use(stages: &Stages, api: &str, door: &str) {
+fn how_to_use(stages: &Stages, api: &str, door: &str, swarm: &str) {
     stages.line(&format!("  running    API        http://{api}/v1"));
     stages.line(&format!("             bootstrap  {door}"));
     stages.line(&format!(
@@ -159,6 +160,7 @@ fn how_to_use(stages: &Stages, api: &str, door: &str) {
     stages.line(
         "               -d '{\"model\":\"smollm2:135m\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'",
     );
+    stages.line(&format!("  join       taimatsu up --swarm {swarm} --bootstrap {door}"));
     stages.line("  stop       Ctrl-C");
 }
 

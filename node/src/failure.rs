@@ -105,13 +105,16 @@ impl From<EngineError> for Failure {
         match error {
             EngineError::UnknownModel { near, .. } => {
                 let known = near.join(", ");
-                let failure = Self::new(Code::NotFound, what);
+                let failure = Self::new(Code::NotFound, what)
+                    .because("no model has this name, and no file this path");
                 if known.is_empty() {
                     failure.try_this("taimatsu ls, or taimatsu pull smollm2:135m")
                 } else {
                     failure.try_this(format!("one of: {known}"))
                 }
             }
+            EngineError::Invalid { param: "model", .. } => Self::new(Code::Failure, what)
+                .try_this("a GGUF file of a supported kind, or taimatsu ls"),
             EngineError::Invalid { .. } => Self::new(Code::Usage, what).try_this("taimatsu help"),
             EngineError::ContextOverflow { .. } => {
                 Self::new(Code::Usage, what).try_this("a shorter prompt, or a smaller --max-tokens")

@@ -27,6 +27,7 @@ mod run;
 mod signals;
 mod solo;
 mod stages;
+mod stdout;
 mod swarm_engine;
 mod text;
 mod worker;

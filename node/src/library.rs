@@ -2,6 +2,7 @@
 //! or from a host's blobs. No weights are needed for it.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -194,6 +195,9 @@ impl Library {
         let stored = match store.resolve(reference) {
             Ok(stored) => stored,
             Err(StoreError::Unknown(_)) => return Ok(None),
+            Err(StoreError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                return Ok(None);
+            }
             Err(error) => return Err(unusable(reference, &error)),
         };
         if let Some(kept) = self.kept(&stored.id).filter(|kept| kept.path.is_some()) {

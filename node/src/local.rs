@@ -1,9 +1,10 @@
 //! Models on this machine, for commands: resolved, and pulled where they are not here yet.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use taimatsu_model::{Manifest, Store, StoreError, catalogue};
+use taimatsu_model::{GgufError, Manifest, Store, StoreError, catalogue};
 
 use crate::cli::{Global, pulling};
 use crate::config;
@@ -79,9 +80,17 @@ pub(crate) fn store_failure(error: &StoreError) -> Failure {
             (Code::Resources, "taimatsu rm MODEL, or --models DIR on a larger disk")
         }
         StoreError::ReadOnly(_) => (Code::Resources, "--models DIR that you can write to"),
-        StoreError::File { .. } => (Code::Resources, "--models DIR that you can read and write"),
         StoreError::Unknown(_) => (Code::NotFound, "taimatsu ls"),
         StoreError::BadName(_) | StoreError::NameTaken(_) => (Code::Usage, "another --name"),
+        StoreError::Gguf { source: GgufError::Io(error), .. }
+            if error.kind() == ErrorKind::NotFound =>
+        {
+            (Code::NotFound, "a file that is there")
+        }
+        StoreError::File { source, .. } if source.kind() == ErrorKind::NotFound => {
+            (Code::NotFound, "taimatsu ls")
+        }
+        StoreError::File { .. } => (Code::Resources, "--models DIR that you can read and write"),
         StoreError::Gguf { .. } | StoreError::Manifest { .. } => {
             (Code::Failure, "a GGUF file of a supported kind")
         }

@@ -260,6 +260,12 @@ impl SwarmSource {
         let model = self.model.name.clone();
         let cause = error.to_string();
         match error {
+            // Covered by this node itself, which the wish excludes.
+            RouteError::Plan(PlanError::Uncovered { .. })
+                if self.engine.whole_worker(&self.model).is_some() =>
+            {
+                self.no_such_route()
+            }
             RouteError::Plan(PlanError::Uncovered { missing }) => {
                 EngineError::Uncovered { model, missing }
             }

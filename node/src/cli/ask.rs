@@ -1,6 +1,6 @@
 //! `taimatsu run` and `score`: through the node here, or in this process.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
 use serde_json::{Value, json};
 use taimatsu_protocol::Sampling;
@@ -14,6 +14,7 @@ use crate::failure::{Code, Failure};
 use crate::local::{self, absolute};
 use crate::local_engine::LocalEngine;
 use crate::node_client::NodeClient;
+use crate::stdout::{print, say};
 
 /// The longest prompt that is read from stdin, in bytes.
 const MAX_STDIN: u64 = 8 << 20;
@@ -59,8 +60,7 @@ pub(super) async fn score(global: &Global, args: ScoreArgs) -> Result<(), Failur
         None if args.route.is_some() => return Err(client::no_node(global)),
         _ => score_here(global, &args).await?,
     };
-    print_scores(global, &args.ids, &scores);
-    Ok(())
+    print_scores(global, &args.ids, &scores)
 }
 
 async fn score_here(global: &Global, args: &ScoreArgs) -> Result<Scores, Failure> {
@@ -69,18 +69,18 @@ async fn score_here(global: &Global, args: &ScoreArgs) -> Result<Scores, Failure
     Ok(engine.score(args.ids.clone(), args.top as usize).await?)
 }
 
-fn print_scores(global: &Global, ids: &[u32], scores: &Scores) {
+fn print_scores(global: &Global, ids: &[u32], scores: &Scores) -> Result<(), Failure> {
     if global.json {
         let json = |row: &Score| json!({ "top": row.top, "next": row.next });
         let positions: Vec<Value> = scores.rows.iter().map(json).collect();
-        println!("{}", json!({"schema_version": 1, "positions": positions}));
-        return;
+        return say(json!({"schema_version": 1, "positions": positions}));
     }
     for (id, Score { top, .. }) in ids.iter().zip(&scores.rows) {
         let best: Vec<String> =
             top.iter().map(|(id, logprob)| format!("{id} {logprob:.4}")).collect();
-        println!("{id:>7}  {}", best.join("  "));
+        say(format!("{id:>7}  {}", best.join("  ")))?;
     }
+    Ok(())
 }
 
 fn question(args: &RunArgs, seed: u64) -> Result<Question, Failure> {
@@ -232,7 +232,7 @@ impl Printer {
             }
             Event::Failed(error) => {
                 if !self.json && !self.is_untouched() {
-                    println!();
+                    say("")?;
                 }
                 return Err(error.into());
             }
@@ -297,13 +297,5 @@ fn hop_json(hop: &HopReport) -> Value {
         "ms_per_token": hop.ms_per_token,
         "direct_frames": hop.direct_frames,
         "relayed_frames": hop.relayed_frames,
-    })
-}
-
-/// A reader that has gone (`| head`) ends the command quietly, like any other's.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
-        Failure::of(Code::Failure, "the answer cannot be written to stdout", &error)
     })
 }

@@ -10,6 +10,7 @@ use crate::failure::{Code, Failure};
 use crate::home::note_of;
 use crate::node_client::NodeClient;
 use crate::stages::short;
+use crate::stdout::say;
 
 /// The node that commands talk to: the one named by `--api`, else the one of this home, else none.
 pub(super) async fn find_node(global: &Global) -> Option<NodeClient> {
@@ -37,29 +38,29 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
     let node = find_node(global).await.ok_or_else(|| no_node(global))?;
     let status = node.status().await?;
     if global.json {
-        println!("{status}");
+        say(status)?;
         return Ok(());
     }
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    println!("node       {} · API http://{}/v1", text(&status["peer"]), node.address());
-    println!("swarm      {} · {} nodes known", text(&status["swarm"]), status["dht_peers"]);
+    say(format!("node       {} · API http://{}/v1", text(&status["peer"]), node.address()))?;
+    say(format!("swarm      {} · {} nodes known", text(&status["swarm"]), status["dht_peers"]))?;
     for address in status["addresses"].as_array().into_iter().flatten() {
-        println!("address    {}", text(address));
+        say(format!("address    {}", text(address)))?;
     }
     for peer in status["peers"].as_array().into_iter().flatten() {
         let rtt = peer["rtt_ms"].as_f64().map_or_else(|| "?".into(), |ms| format!("{ms:.1}"));
-        println!("peer       {} · {rtt} ms", short(&text(&peer["peer"])));
+        say(format!("peer       {} · {rtt} ms", short(&text(&peer["peer"]))))?;
     }
     for hosted in status["hosting"].as_array().into_iter().flatten() {
         let name = hosted["name"].as_str().map_or_else(|| text(&hosted["model"]), str::to_owned);
         let [first, last] = [&hosted["blocks"][0], &hosted["blocks"][1]];
         let free = &hosted["free_positions"];
-        println!("hosting    {name} blocks {first}-{last} · {free} positions free");
+        say(format!("hosting    {name} blocks {first}-{last} · {free} positions free"))?;
     }
     for model in status["models"].as_array().into_iter().flatten() {
-        println!("model      {} · {}", text(&model["name"]), state(model));
+        say(format!("model      {} · {}", text(&model["name"]), state(model)))?;
     }
-    println!("sessions   {}", status["sessions"]);
+    say(format!("sessions   {}", status["sessions"]))?;
     Ok(())
 }
 
@@ -84,17 +85,14 @@ fn state(model: &Value) -> String {
 pub(super) fn version(global: &Global) -> Result<(), Failure> {
     let version = env!("CARGO_PKG_VERSION");
     if global.json {
-        println!(
-            "{}",
-            json!({
-                "schema_version": 1,
-                "version": version,
-                "protocol": VERSION,
-                "numerics": "f32",
-            })
-        );
+        say(json!({
+            "schema_version": 1,
+            "version": version,
+            "protocol": VERSION,
+            "numerics": "f32",
+        }))?;
     } else {
-        println!("taimatsu {version} · protocol {VERSION} · numerics f32");
+        say(format!("taimatsu {version} · protocol {VERSION} · numerics f32"))?;
     }
     Ok(())
 }
@@ -103,8 +101,8 @@ pub(super) fn version(global: &Global) -> Result<(), Failure> {
 pub(super) async fn help_and_state(global: &Global) -> Result<(), Failure> {
     let _ = Cli::command().print_help();
     match find_node(global).await {
-        Some(node) => println!("\nA node is running: http://{}/v1", node.address()),
-        None => println!("\nNo node is running here. Try: taimatsu demo"),
+        Some(node) => say(format!("\nA node is running: http://{}/v1", node.address()))?,
+        None => say("\nNo node is running here. Try: taimatsu demo")?,
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use taimatsu_model::{Listed, StoredModel};
 use super::Global;
 use crate::failure::Failure;
 use crate::local::{store, store_failure};
+use crate::stdout::say;
 
 /// Lists the stored models.
 pub(super) fn list(global: &Global) -> Result<(), Failure> {
@@ -16,13 +17,13 @@ pub(super) fn list(global: &Global) -> Result<(), Failure> {
     let models = store.list().map_err(|error| store_failure(&error))?;
     if global.json {
         let models: Vec<Value> = models.iter().map(listed_json).collect();
-        println!("{}", json!({"schema_version": 1, "models": models}));
+        say(json!({"schema_version": 1, "models": models}))?;
         return Ok(());
     }
     for model in &models {
         let licence = model.license.as_deref().unwrap_or("licence unknown");
         let names = model.names.join(", ");
-        println!("{names:<28} {:>10}  {licence}", HumanBytes(model.bytes).to_string());
+        say(format!("{names:<28} {:>10}  {licence}", HumanBytes(model.bytes).to_string()))?;
     }
     if models.is_empty() && !global.quiet {
         eprintln!("no models in {}; try: taimatsu pull smollm2:135m", store.dir().display());
@@ -34,7 +35,7 @@ pub(super) fn list(global: &Global) -> Result<(), Failure> {
 pub(super) fn show(global: &Global, reference: &str) -> Result<(), Failure> {
     let model = store(global)?.resolve(reference).map_err(|error| store_failure(&error))?;
     if global.json {
-        println!("{}", shown_json(&model));
+        say(shown_json(&model))?;
         return Ok(());
     }
     let manifest = &model.manifest;
@@ -57,7 +58,7 @@ pub(super) fn show(global: &Global, reference: &str) -> Result<(), Failure> {
         ("template", manifest.template.map_or_else(|| "none".into(), |digest| digest.to_string())),
     ];
     for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
-        println!("{name:<13} {value}");
+        say(format!("{name:<13} {value}"))?;
     }
     Ok(())
 }
@@ -68,7 +69,7 @@ pub(super) fn remove(global: &Global, name: &str) -> Result<(), Failure> {
     if global.json {
         let mut value = listed_json(&removed);
         value["schema_version"] = 1.into();
-        println!("{value}");
+        say(value)?;
     } else if !global.quiet {
         eprintln!("removed {} · {} freed", removed.names.join(", "), HumanBytes(removed.bytes));
     }
@@ -80,7 +81,7 @@ pub(super) fn import(global: &Global, file: &Path, name: Option<&str>) -> Result
     let model =
         store(global)?.import(file, name, &mut |_, _| {}).map_err(|error| store_failure(&error))?;
     if global.json {
-        println!("{}", shown_json(&model));
+        say(shown_json(&model))?;
     } else if !global.quiet {
         eprintln!("{} is stored · {}", model.names.join(", "), HumanBytes(model.bytes));
     }

@@ -10,12 +10,13 @@ use taimatsu_network::Multiaddr;
 use taimatsu_protocol::SwarmId;
 
 use super::{DemoNodeArgs, Global, UpArgs};
-use crate::demo::{Ready, end_with_parent};
+use crate::demo::{Ready, Starting, end_with_parent, is_over};
 use crate::failure::{Code, Failure};
 use crate::home::{Home, NodeNote};
 use crate::local::{self, LocalModel};
 use crate::node::{Node, NodeConfig, Offer, bind_api};
 use crate::stages::Stages;
+use crate::stdout::say;
 use crate::{api, config};
 
 /// Runs a node until it is told to stop.
@@ -29,7 +30,7 @@ pub(super) async fn up(global: &Global, args: UpArgs) -> Result<(), Failure> {
         () = &mut stop => return Err(interrupted()),
     };
     if global.json {
-        println!("{}", ready_json(&started.ready));
+        say(ready_json(&started.ready))?;
     } else {
         welcome(&stages, &started.ready, &args);
     }
@@ -45,20 +46,31 @@ pub(super) async fn up(global: &Global, args: UpArgs) -> Result<(), Failure> {
 /// One process of the demo: says that it is ready in one line on stdout.
 pub(super) async fn demo_node(global: &Global, args: DemoNodeArgs) -> Result<(), Failure> {
     let home = config::home(global)?;
-    end_with_parent(home.clone())
+    let starting = end_with_parent(home.clone())
         .map_err(|error| Failure::of(Code::Resources, "no thread can be started", &error))?;
+    match be_member(global, args, starting).await {
+        // It failed because its directory is being removed, and is ended when that is done.
+        Err(_) if is_over(&home) => std::future::pending().await,
+        outcome => outcome,
+    }
+}
+
+async fn be_member(global: &Global, args: DemoNodeArgs, starting: Starting) -> Result<(), Failure> {
     if args.bootstrap_only {
-        return be_bootstrap(&home, &args.up).await;
+        return be_bootstrap(&config::home(global)?, &args.up, starting).await;
     }
     let started = start(global, &args.up, &Stages::start(true)).await?;
+    drop(starting);
     say_ready(&started.ready);
     // The parent ends this process: Ctrl-C reaches only the parent.
     std::future::pending().await
 }
 
-async fn be_bootstrap(home: &Path, args: &UpArgs) -> Result<(), Failure> {
+async fn be_bootstrap(home: &Path, args: &UpArgs, starting: Starting) -> Result<(), Failure> {
     let home = Home::take(home)?;
-    let config = bootstrap::Config::new(home.key()?, SwarmId::named(&args.swarm))
+    let key = home.key()?;
+    drop(starting);
+    let config = bootstrap::Config::new(key, SwarmId::named(&args.swarm))
         .listening(addresses(&args.listen)?);
     let ready = |addresses: &[Multiaddr]| {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();

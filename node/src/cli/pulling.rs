@@ -13,6 +13,7 @@ use taimatsu_model::{Store, StoredModel};
 use super::Global;
 use crate::failure::{Code, Failure};
 use crate::local;
+use crate::stdout::say;
 
 /// Fetches a model of the catalogue.
 pub(super) async fn pull(global: &Global, name: &str) -> Result<(), Failure> {
@@ -29,17 +30,14 @@ pub(super) async fn pull(global: &Global, name: &str) -> Result<(), Failure> {
         }
     };
     if global.json {
-        println!(
-            "{}",
-            json!({
-                "schema_version": 1,
-                "model": entry.name,
-                "id": model.id.to_string(),
-                "sha256": model.sha256,
-                "bytes": model.bytes,
-                "path": model.path.display().to_string(),
-            })
-        );
+        say(json!({
+            "schema_version": 1,
+            "model": entry.name,
+            "id": model.id.to_string(),
+            "sha256": model.sha256,
+            "bytes": model.bytes,
+            "path": model.path.display().to_string(),
+        }))?;
     } else if !global.quiet {
         eprintln!("{} is stored · {} · {}", entry.name, HumanBytes(model.bytes), entry.license);
     }

@@ -1,6 +1,5 @@
 //! The demo's one question, through the client's OpenAI endpoint like anybody's.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -11,6 +10,7 @@ use super::processes::Members;
 use crate::cli::{DemoArgs, Global};
 use crate::failure::{Code, Failure};
 use crate::node_client::http;
+use crate::stdout::{print, say};
 
 /// How often the client is asked whether the model is covered.
 const POLL: Duration = Duration::from_millis(50);
@@ -106,7 +106,7 @@ pub(crate) async fn ask(
         }
     }
     if !global.json {
-        println!();
+        say("")?;
     }
     answer.finish()
 }
@@ -133,8 +133,7 @@ impl Streamed {
         if let Some(piece) = chunk["choices"][0]["delta"]["content"].as_str() {
             self.text.push_str(piece);
             if show {
-                print!("{piece}");
-                let _ = std::io::stdout().flush();
+                print(piece)?;
             }
         }
         if let Ok(label) = Label::deserialize(&chunk["taimatsu"]) {

@@ -22,8 +22,12 @@ const END: Duration = Duration::from_secs(3);
 /// Directories of demos begin with this.
 const PREFIX: &str = "taimatsu-demo-";
 
-/// Every process of a demo holds its directory's lock file open by name; this process locks it.
+/// The demo's process locks this file of its directory until it ends its members, or dies. Whoever
+/// finds it free may remove the directory.
 const LOCK: &str = "lock";
+
+/// How often a process tries to remove its demo's directory: for a second.
+const REMOVALS: u32 = 100;
 
 /// A process to be started.
 #[derive(Debug)]
@@ -88,8 +92,10 @@ impl Members {
         sweep(&parent);
         let made = || -> io::Result<(PathBuf, File)> {
             let root = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&parent)?.keep();
-            let lock = File::create(root.join(LOCK))?;
+            // Under its name it is locked from the first moment: another demo may be sweeping.
+            let lock = File::create(root.join("new"))?;
             lock.lock()?;
+            std::fs::rename(root.join("new"), root.join(LOCK))?;
             Ok((root, lock))
         };
         let (root, lock) = made().map_err(|error| {
@@ -97,6 +103,11 @@ impl Members {
                 .try_this("TMPDIR=DIR taimatsu demo, with a directory that you can write to")
         })?;
         Ok(Self { root, models, lock: Some(lock), running: Vec::new() })
+    }
+
+    /// The swarm's name: nobody else's is the same.
+    pub(crate) fn swarm(&self) -> String {
+        self.root.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// Starts a process and waits until it is ready.
@@ -134,6 +145,7 @@ impl Members {
 
     /// Ends every process, and removes the directory.
     pub(crate) async fn stop(mut self) {
+        self.lock = None;
         for running in &mut self.running {
             running.pipe = None;
         }
@@ -145,8 +157,7 @@ impl Members {
         self.remove();
     }
 
-    fn remove(&mut self) {
-        self.lock = None;
+    fn remove(&self) {
         let _ = std::fs::remove_dir_all(&self.root);
     }
 
@@ -163,7 +174,7 @@ impl Members {
             .args(&member.args)
             .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--api", "127.0.0.1:0", "--offline"])
             .arg("--swarm")
-            .arg(self.root.file_name().unwrap_or_default())
+            .arg(self.swarm())
             .arg("--home")
             .arg(&home)
             .arg("--models")
@@ -189,6 +200,7 @@ impl Members {
 impl Drop for Members {
     /// On Ctrl-C and on errors: the pipes end with this value, and so do the processes.
     fn drop(&mut self) {
+        self.lock = None;
         let pids: Vec<Child> = self
             .running
             .drain(..)
@@ -234,20 +246,47 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// For a demo's process: ends it when its parent does. `home` is removed, and with the last home
-/// the demo's directory.
-pub(crate) fn end_with_parent(home: PathBuf) -> io::Result<()> {
+/// For a demo's process: ends it when its parent does, and removes what is left of both; but not
+/// before `Starting` is dropped, since a file that is written meanwhile would stay.
+pub(crate) fn end_with_parent(home: PathBuf) -> io::Result<Starting> {
+    let (starting, started) = std::sync::mpsc::sync_channel::<()>(0);
     std::thread::Builder::new().name("parent".into()).spawn(move || {
         // The parent writes nothing: this returns when it closes the pipe, or is gone.
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        let _ = std::fs::remove_dir_all(&home);
-        if let Some(root) = home.parent()
-            && File::open(root.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
-            && std::fs::read_dir(root).is_ok_and(|entries| entries.count() == 1)
-        {
-            let _ = std::fs::remove_dir_all(root);
+        let _ = started.recv();
+        let root = root_of(&home);
+        if let Some(root) = root {
+            // Free at once, or as soon as the system has buried the parent; or removed already.
+            let _ = File::open(root.join(LOCK)).and_then(|lock| lock.lock_shared());
+        }
+        let left = root.unwrap_or(&home);
+        for _ in 0..REMOVALS {
+            // Others remove it as well, and some are still starting.
+            if std::fs::remove_dir_all(left).is_ok() || !left.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
         std::process::exit(0);
     })?;
-    Ok(())
+    Ok(Starting { _sender: starting })
+}
+
+/// Held by a demo's process while it writes into its home.
+pub(crate) struct Starting {
+    _sender: std::sync::mpsc::SyncSender<()>,
+}
+
+/// Whether a demo's process that could not start is about to be ended: its demo is over.
+pub(crate) fn is_over(home: &Path) -> bool {
+    root_of(home).is_some_and(|root| match File::open(root.join(LOCK)) {
+        Ok(lock) => lock.try_lock_shared().is_ok(),
+        Err(_) => true,
+    })
+}
+
+/// The demo's directory, if this home is in one.
+fn root_of(home: &Path) -> Option<&Path> {
+    let is_ours = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(PREFIX);
+    home.parent().filter(|root| root.file_name().is_some_and(is_ours))
 }

@@ -52,7 +52,7 @@ impl Origin {
             self.hops.get(usize::from(accused)).is_some_and(|hop| hop.complaint.is_none())
         };
         let (hop, Complaint { lane, .. }) =
-            *complaints.iter().find(is_fair).or(complaints.first())?;
+            *complaints.iter().find(is_fair).or_else(|| complaints.first())?;
         Some(Failure::HopFailed { hop, failure: HopFailure::NeighbourLost { lane } })
     }
 
