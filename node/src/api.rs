@@ -8,6 +8,7 @@
 //!
 //! [`Engine`]: crate::engine::Engine
 
+pub(crate) mod access;
 mod answers;
 mod asking;
 mod chat_request;
@@ -45,6 +46,7 @@ use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use self::access::Access;
 use self::error::ApiError;
 use crate::engine::SharedEngine;
 
@@ -68,7 +70,7 @@ struct Api {
 
 /// All endpoints over this engine. `draw` gives random numbers: ids, and seeds that a request
 /// leaves open.
-pub(crate) fn router(engine: SharedEngine, draw: fn() -> u64) -> Router {
+pub(crate) fn router(engine: SharedEngine, draw: fn() -> u64, access: Access) -> Router {
     let api = Api { engine, draw, since: unix_now() };
     Router::new()
         .route("/v1/chat/completions", post(answers::chat))
@@ -82,6 +84,9 @@ pub(crate) fn router(engine: SharedEngine, draw: fn() -> u64) -> Router {
         .route("/taimatsu/v1/status", get(local::status))
         .fallback(unknown_url)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(move |request, next| {
+            access::guard(access.clone(), request, next)
+        }))
         .layer(middleware::from_fn(move |request, next| envelope(draw, request, next)))
         .with_state(api)
 }
@@ -141,6 +146,9 @@ async fn envelope(draw: fn() -> u64, request: Request, next: Next) -> Response {
 }
 
 async fn unknown_url(method: Method, uri: Uri) -> ApiError {
+    if method == Method::OPTIONS {
+        return ApiError::wrong_method(&method, uri.path());
+    }
     ApiError::unknown_url(&format!("{method} {}", uri.path()))
 }
 

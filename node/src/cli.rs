@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::api_keys::ApiKeys;
 use crate::engine::RouteWish;
 use crate::failure::{Code, Failure};
 
@@ -41,6 +42,10 @@ pub(crate) struct Global {
     /// Address of the node to talk to, for example 127.0.0.1:4810
     #[arg(long, global = true, env = "TAIMATSU_API", value_name = "ADDR")]
     pub(crate) api: Option<String>,
+    /// Keys that open the API, one on each line of a file that only you can read; without it the
+    /// key in TAIMATSU_API_KEY. `up` asks for them, other commands give the first
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) api_key: Option<PathBuf>,
     /// Fetch nothing from the internet
     #[arg(long, global = true, env = "TAIMATSU_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) offline: bool,
@@ -290,6 +295,8 @@ fn report(failure: &Failure) -> ExitCode {
 
 async fn perform(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
+    // A file of keys that cannot be used is told, whatever the command.
+    ApiKeys::of(&global)?;
     match cli.command {
         None => client::help_and_state(&global).await,
         Some(Command::Demo(args)) => crate::demo::demo(&global, args).await,

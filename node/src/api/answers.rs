@@ -157,6 +157,7 @@ pub(super) fn refusal(error: EngineError, shape: Shape) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::access::Access;
     use crate::api::fake::{self, Fake};
     use crate::engine::{RouteReport, TokenEvent};
     use axum::http::StatusCode;
@@ -237,7 +238,7 @@ mod tests {
             vec![fake::started(), fake::token(5, text), fake::finished("", report)]
         });
         let fake = Arc::new(Fake::saying_each(answers.into()));
-        let router = crate::api::router(fake.clone(), || 5);
+        let router = crate::api::router(fake.clone(), || 5, Access::everybody());
         let (_, _, body) =
             fake::json_reply(router, fake::chat(json!({"n": 2, "taimatsu": true}))).await;
         let choices = body["choices"].as_array().unwrap();
@@ -279,8 +280,11 @@ mod tests {
         ];
         let fake = Arc::new(Fake::saying(said));
         let change = json!({"logprobs": true, "top_logprobs": 1});
-        let (_, _, body) =
-            fake::json_reply(crate::api::router(fake.clone(), || 5), fake::chat(change)).await;
+        let (_, _, body) = fake::json_reply(
+            crate::api::router(fake.clone(), || 5, Access::everybody()),
+            fake::chat(change),
+        )
+        .await;
         let content = &body["choices"][0]["logprobs"]["content"];
         let token = json!({
             "token": "c", "logprob": -0.5, "bytes": [99],
@@ -365,7 +369,7 @@ mod tests {
     #[tokio::test]
     async fn the_engine_is_asked_what_the_request_says() {
         let fake = Arc::new(Fake::saying(said()));
-        let router = crate::api::router(fake.clone(), || 5);
+        let router = crate::api::router(fake.clone(), || 5, Access::everybody());
         let change = json!({"max_tokens": 4, "stop": "END", "temperature": 0, "seed": -1});
         fake::json_reply(router, fake::chat(change)).await;
         let asked = fake.asked.lock().unwrap();

@@ -13,6 +13,7 @@ use taimatsu_protocol::Span;
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
+use super::access::Access;
 use crate::engine::{
     Answer, Engine, EngineError, Event, FinishReason, Finished, HopReport, ModelState, Question,
     Route, RouteHost, RouteReport, RouteWish, Score, Scores, Started, TokenEvent, Vocabulary,
@@ -87,7 +88,7 @@ impl Fake {
 
     /// The router over it.
     pub(crate) fn router(self) -> Router {
-        crate::api::router(Arc::new(self), seven)
+        crate::api::router(Arc::new(self), seven, Access::everybody())
     }
 }
 

@@ -99,6 +99,7 @@ async fn read<T: DeserializeOwned>(request: Request) -> Result<T, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::access::Access;
     use crate::api::failures::ErrorReply;
     use crate::api::fake::{self, Fake};
     use crate::engine::{EngineError, Prompt, RouteWish};
@@ -135,7 +136,7 @@ mod tests {
     #[tokio::test]
     async fn the_question_is_the_requests() {
         let fake = Arc::new(Fake::saying(said()));
-        let router = crate::api::router(fake.clone(), || 5);
+        let router = crate::api::router(fake.clone(), || 5, Access::everybody());
         let body = json!({"model": "m", "prompt": "Once", "raw": true, "route": "chain"});
         fake::reply(router, fake::request("/taimatsu/v1/run", Some(body))).await;
         let asked = fake.asked.lock().unwrap();

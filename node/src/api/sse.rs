@@ -302,7 +302,7 @@ mod tests {
             let choices = events.iter().flat_map(|event| event["choices"].as_array());
             let mine: Vec<&Value> = choices.flatten().filter(|c| c["index"] == index).collect();
             let text = |choice: &Value| {
-                let piece = choice["delta"]["content"].as_str().or(choice["text"].as_str());
+                let piece = choice["delta"]["content"].as_str().or_else(|| choice["text"].as_str());
                 piece.unwrap_or("").to_owned()
             };
             let ends = mine.iter().filter(|choice| choice["finish_reason"].is_string()).count();

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use taimatsu_protocol::opening::VERSION;
 
 use super::{Cli, Global};
+use crate::api_keys::ApiKeys;
 use crate::config;
 use crate::failure::{Code, Failure};
 use crate::home::note_of;
@@ -18,7 +19,7 @@ pub(super) async fn find_node(global: &Global) -> Option<NodeClient> {
         Some(_) => config::api(global).ok()?,
         None => note_of(&config::home(global).ok()?)?.api,
     };
-    let client = NodeClient::new(address)?;
+    let client = NodeClient::new(address, &ApiKeys::of(global).ok()?)?;
     client.answers().await.then_some(client)
 }
 

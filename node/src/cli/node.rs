@@ -10,6 +10,8 @@ use taimatsu_network::Multiaddr;
 use taimatsu_protocol::SwarmId;
 
 use super::{DemoNodeArgs, Global, UpArgs};
+use crate::api::access::Access;
+use crate::api_keys::ApiKeys;
 use crate::demo::{Ready, Starting, end_with_parent, is_over};
 use crate::failure::{Code, Failure};
 use crate::home::{Home, NodeNote};
@@ -121,7 +123,9 @@ impl Started {
 async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Started, Failure> {
     let home = Home::take(&config::home(global)?)?;
     let key = home.key()?;
-    let listener = bind_api(config::api(global)?).await?;
+    let address = config::api(global)?;
+    let access = Access::new(address, &ApiKeys::of(global)?)?;
+    let listener = bind_api(address).await?;
     // All that can be refused is refused before anything is promised.
     let offers = offers(global, args).await?;
     let mut node = Node::start(NodeConfig {
@@ -143,7 +147,7 @@ async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Starte
         .local_addr()
         .map_err(|error| Failure::of(Code::Resources, "the API has no address", &error))?;
     let (stop_api, stopped) = tokio::sync::oneshot::channel::<()>();
-    let router = api::router(node.engine(), crate::entropy::seed);
+    let router = api::router(node.engine(), crate::entropy::seed, access);
     let api = tokio::spawn(api::serve(listener, router, async { drop(stopped.await) }));
     stages.done("API", &format!("http://{address}/v1"));
     let note = NodeNote { api: address, pid: std::process::id(), peer: node.peer() };
