@@ -11,8 +11,8 @@ use taimatsu_protocol::control::{HopStats, Token};
 use tokio::sync::{mpsc, watch};
 
 use crate::engine::{
-    Answer, EVENTS, EngineError, Event, FinishReason, Finished, HopReport, ReceiptState,
-    RouteReport, Scores, Started, TokenEvent,
+    Answer, EVENTS, EngineError, Event, FinishReason, Finished, HopReport, ReceiptState, Route,
+    RouteHost, RouteReport, Score, Scores, Started, TokenEvent,
 };
 use crate::run::{Made, Run, RunFailure};
 use crate::text::StopGate;
@@ -37,8 +37,18 @@ pub(crate) trait Source: Send + 'static {
 pub(crate) struct Begun {
     /// The run.
     pub(crate) run: Run,
-    /// Who computes, in order: what is known before. Empty in this process.
+    /// Who computes, in order: what is known before. Empty where a process computes alone.
     pub(crate) hops: Vec<HopReport>,
+    /// It computes here, and nothing leaves this process.
+    pub(crate) here: bool,
+}
+
+impl Begun {
+    fn route(&self) -> Route {
+        let host = |hop: &HopReport| RouteHost { peer: hop.peer.clone(), span: hop.span };
+        let hosts = if self.here { Vec::new() } else { self.hops.iter().map(host).collect() };
+        Route { hosts }
+    }
 }
 
 /// A failure, named.
@@ -97,17 +107,17 @@ pub(crate) fn nothing(frame: Frame) -> Answer {
 
 /// Runs a scoring session to its end.
 pub(crate) async fn scores(mut source: impl Source) -> Result<Scores, EngineError> {
-    let mut run = source.begin().await?.run;
+    let mut begun = source.begin().await?;
     let (_consumed, mut told) = watch::channel(0);
-    let mut rows = Scores::new();
+    let mut rows = Vec::new();
     let mut attempts = 1;
     loop {
-        match run.next(&mut told).await {
-            Made::Scored(row) => rows.push(row),
+        match begun.run.next(&mut told).await {
+            Made::Scored(row) => rows.push(Score { next: row.next, top: row.top.into_vec() }),
             Made::Token(_) => {}
             Made::Ended(Ok(_)) => {
-                source.ended(&run).await;
-                return Ok(rows);
+                source.ended(&begun.run).await;
+                return Ok(Scores { rows, route: begun.route() });
             }
             Made::Ended(Err(failure)) => {
                 let Blame { error, again } = source.blame(&failure).await;
@@ -116,7 +126,7 @@ pub(crate) async fn scores(mut source: impl Source) -> Result<Scores, EngineErro
                 }
                 attempts += 1;
                 rows.clear();
-                run = source.begin().await.map_err(|_| error)?.run;
+                begun = source.begin().await.map_err(|_| error)?;
             }
         }
     }
@@ -129,7 +139,8 @@ async fn carry(
     events: &mpsc::Sender<Event>,
     mut told: watch::Receiver<u32>,
 ) -> Event {
-    if events.send(Event::Started(frame.started.clone())).await.is_err() {
+    let started = Started { route: begun.route(), ..frame.started.clone() };
+    if events.send(Event::Started(started)).await.is_err() {
         begun.run.cancel();
     }
     let mut text = Assembly::new(&frame);
@@ -161,6 +172,8 @@ async fn carry(
                     Ok(other) => begun = other,
                     Err(_) => return Event::Failed(error),
                 }
+                // A caller who is gone is noticed by whoever waits for this task.
+                let _ = events.send(Event::Rerouted(begun.route())).await;
             }
         }
     };

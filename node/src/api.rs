@@ -8,18 +8,25 @@
 //!
 //! [`Engine`]: crate::engine::Engine
 
-mod chat;
+pub(crate) mod access;
+mod answers;
+mod asking;
 mod chat_request;
+mod choice;
 pub(crate) mod control;
 mod error;
 pub(crate) mod failures;
 mod fields;
 mod local;
+mod logprobs;
 mod models;
+mod opening;
+mod order;
 mod reading;
 mod replies;
 mod sampling;
 mod sse;
+mod text_request;
 mod unsupported;
 mod wire_events;
 
@@ -39,6 +46,7 @@ use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use self::access::Access;
 use self::error::ApiError;
 use crate::engine::SharedEngine;
 
@@ -62,10 +70,11 @@ struct Api {
 
 /// All endpoints over this engine. `draw` gives random numbers: ids, and seeds that a request
 /// leaves open.
-pub(crate) fn router(engine: SharedEngine, draw: fn() -> u64) -> Router {
+pub(crate) fn router(engine: SharedEngine, draw: fn() -> u64, access: Access) -> Router {
     let api = Api { engine, draw, since: unix_now() };
     Router::new()
-        .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/chat/completions", post(answers::chat))
+        .route("/v1/completions", post(answers::text))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/health", get(models::health))
@@ -77,6 +86,9 @@ pub(crate) fn router(engine: SharedEngine, draw: fn() -> u64) -> Router {
         .route("/taimatsu/v1/receipts", get(local::receipts))
         .fallback(unknown_url)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(move |request, next| {
+            access::guard(access.clone(), request, next)
+        }))
         .layer(middleware::from_fn(move |request, next| envelope(draw, request, next)))
         .with_state(api)
 }
@@ -136,6 +148,9 @@ async fn envelope(draw: fn() -> u64, request: Request, next: Next) -> Response {
 }
 
 async fn unknown_url(method: Method, uri: Uri) -> ApiError {
+    if method == Method::OPTIONS {
+        return ApiError::wrong_method(&method, uri.path());
+    }
     ApiError::unknown_url(&format!("{method} {}", uri.path()))
 }
 

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::engine::RouteWish;
+use crate::api_keys::ApiKeys;
+use crate::engine::{Privacy, RouteWish};
 use crate::failure::{Code, Failure};
 
 mod ask;
@@ -42,6 +43,10 @@ pub(crate) struct Global {
     /// Address of the node to talk to, for example 127.0.0.1:4810
     #[arg(long, global = true, env = "TAIMATSU_API", value_name = "ADDR")]
     pub(crate) api: Option<String>,
+    /// Keys that open the API, one on each line of a file that only you can read; without it the
+    /// key in TAIMATSU_API_KEY. `up` asks for them, other commands give the first
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) api_key: Option<PathBuf>,
     /// Fetch nothing from the internet
     #[arg(long, global = true, env = "TAIMATSU_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) offline: bool,
@@ -149,6 +154,12 @@ pub(crate) struct UpArgs {
     /// Positions of KV for all sessions together
     #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
     pub(crate) kv_positions: u32,
+    /// Who may see this node's questions, at most
+    #[arg(long, value_enum, default_value = "anyone")]
+    pub(crate) privacy: PrivacyArg,
+    /// A host that may see what is for trusted hosts alone: its full id. May be repeated
+    #[arg(long, value_name = "PEER")]
+    pub(crate) trust: Vec<String>,
     /// Sessions at a time
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) max_sessions: u32,
@@ -208,6 +219,9 @@ pub(crate) struct RunArgs {
     /// Who computes; needs a running node
     #[arg(long, value_enum)]
     pub(crate) route: Option<RouteArg>,
+    /// Who may see it [default: as the node was started]
+    #[arg(long, value_enum)]
+    pub(crate) privacy: Option<PrivacyArg>,
 }
 
 /// `taimatsu score`
@@ -224,6 +238,27 @@ pub(crate) struct ScoreArgs {
     /// Who computes; needs a running node
     #[arg(long, value_enum)]
     pub(crate) route: Option<RouteArg>,
+}
+
+/// `--privacy`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrivacyArg {
+    /// Nobody but the node itself
+    Local,
+    /// Hosts named with `up --trust`
+    Trusted,
+    /// Whoever hosts it
+    Anyone,
+}
+
+impl From<PrivacyArg> for Privacy {
+    fn from(privacy: PrivacyArg) -> Self {
+        match privacy {
+            PrivacyArg::Local => Self::Local,
+            PrivacyArg::Trusted => Self::Trusted,
+            PrivacyArg::Anyone => Self::Anyone,
+        }
+    }
 }
 
 /// `--route`
@@ -305,6 +340,8 @@ fn report(failure: &Failure) -> ExitCode {
 
 async fn perform(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
+    // A file of keys that cannot be used is told, whatever the command.
+    ApiKeys::of(&global)?;
     match cli.command {
         None => client::help_and_state(&global).await,
         Some(Command::Demo(args)) => crate::demo::demo(&global, args).await,

@@ -64,6 +64,7 @@ mod tests {
             home: home.map(PathBuf::from),
             models: models.map(PathBuf::from),
             api: api.map(str::to_owned),
+            api_key: None,
             offline: false,
             json: false,
             quiet: false,

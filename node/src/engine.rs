@@ -1,6 +1,7 @@
 //! What an answer is made by: the same questions and events whether this process computes, or a
 //! chain of strangers does. The API and the command line speak to an [`Engine`] and know no more.
 
+use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -29,6 +30,32 @@ pub struct Question {
     pub logprobs: Option<u8>,
     /// Who may compute it.
     pub route: RouteWish,
+    /// Who may see it. The node's own setting holds too: the narrower one counts.
+    pub privacy: Privacy,
+}
+
+/// Who may see a question: a host of a span can rebuild it and its answer.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Privacy {
+    /// Nobody but this node.
+    Local,
+    /// Hosts that its owner has named.
+    Trusted,
+    /// Whoever hosts it.
+    #[default]
+    Anyone,
 }
 
 /// The forms of a prompt.
@@ -65,12 +92,14 @@ pub enum RouteWish {
     Chain,
 }
 
-/// What happens while an answer is made, in this order: `Started`, any number of `Token`, and
-/// exactly one of `Finished` and `Failed`.
+/// What happens while an answer is made, in this order: `Started`, any number of `Rerouted`, any
+/// number of `Token`, and exactly one of `Finished` and `Failed`.
 #[derive(Debug)]
 pub enum Event {
     /// The prompt is tokens, and somebody has begun.
     Started(Started),
+    /// The first way failed before its first token, and another is tried.
+    Rerouted(Route),
     /// A token; its text may be empty (half a character, or held back for a stop text).
     Token(TokenEvent),
     /// The answer is complete.
@@ -80,12 +109,51 @@ pub enum Event {
 }
 
 /// The beginning of an answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Started {
     /// The model's canonical name.
     pub model: String,
+    /// What with the seed decides the answer's bits: the model's id and the numerics, hashed.
+    pub fingerprint: String,
     /// The prompt's ids.
     pub prompt_tokens: Vec<u32>,
+    /// Who computes.
+    pub route: Route,
+}
+
+/// Who computes an answer, as it is known when that begins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Route {
+    /// The hosts in order. None: the node that was asked computes by itself, or the process does.
+    pub hosts: Vec<RouteHost>,
+}
+
+/// One host of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteHost {
+    /// Its full id.
+    pub peer: String,
+    /// What it computes.
+    pub span: Span,
+}
+
+/// In a word, as the header `x-taimatsu-route` says it: `local`, `whole;PEER`, or
+/// `chain;PEER[A-B],PEER[A-B]` with inclusive blocks.
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.hosts.as_slice() {
+            [] => f.write_str("local"),
+            [host] => write!(f, "whole;{}", host.peer),
+            hosts => {
+                for (number, RouteHost { peer, span }) in hosts.iter().enumerate() {
+                    let lead = if number == 0 { "chain;" } else { "," };
+                    let [first, last] = span.inclusive();
+                    write!(f, "{lead}{peer}[{first}-{last}]")?;
+                }
+                Ok(())
+            }
+        }
+    }
 }
 
 /// One token of an answer.
@@ -179,8 +247,33 @@ pub struct HopReport {
     pub relayed_frames: u32,
 }
 
-/// Best continuations: one entry per prompt id, each (id, natural logprob) in falling order.
-pub type Scores = Vec<Vec<(u32, f32)>>;
+/// A prompt's scores.
+#[derive(Debug, Clone, Default)]
+pub struct Scores {
+    /// One per prompt id.
+    pub rows: Vec<Score>,
+    /// Who computed them.
+    pub route: Route,
+}
+
+/// What may follow one id of a prompt.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Score {
+    /// The natural log probability of the id that does; none after the last.
+    pub next: Option<f32>,
+    /// The best continuations: id, natural log probability, falling.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// A model's tokens as text, for those who show ids to people.
+pub trait Vocabulary: Send + Sync {
+    /// What a token prints as: raw bytes, not always whole characters; nothing for control tokens
+    /// and for ids beyond the vocabulary.
+    fn bytes(&self, id: u32) -> &[u8];
+
+    /// A token's name in the model's file; nothing beyond the vocabulary.
+    fn name(&self, id: u32) -> &str;
+}
 
 /// An answer under way. Dropping it cancels the answer on every hop.
 #[derive(Debug)]
@@ -196,7 +289,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Begins an answer. Everything that goes wrong later is [`Event::Failed`].
     fn ask(&self, question: Question) -> BoxFuture<'_, Result<Answer, EngineError>>;
 
-    /// The best continuations after each of `ids`.
+    /// What may follow each of `ids`, the `top` best of it.
     fn score(
         &self,
         model: String,
@@ -204,6 +297,9 @@ pub trait Engine: Send + Sync + 'static {
         top: usize,
         route: RouteWish,
     ) -> BoxFuture<'_, Result<Scores, EngineError>>;
+
+    /// A model's tokens as text.
+    fn vocabulary(&self, model: String) -> BoxFuture<'_, Result<Arc<dyn Vocabulary>, EngineError>>;
 
     /// The models that can be asked for, and whether each can be answered now.
     fn models(&self) -> BoxFuture<'_, Vec<ModelState>>;
@@ -322,4 +418,21 @@ pub enum EngineError {
 
 fn ranges(missing: &[[u32; 2]]) -> String {
     missing.iter().map(|[a, b]| format!("{a}-{b}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_told_in_a_word() {
+        let host = |peer: &str, range| RouteHost {
+            peer: peer.into(),
+            span: Span::new(range, 30).unwrap(),
+        };
+        let told = |hosts: &[RouteHost]| Route { hosts: hosts.to_vec() }.to_string();
+        assert_eq!(told(&[]), "local");
+        assert_eq!(told(&[host("a", 0..30)]), "whole;a");
+        assert_eq!(told(&[host("a", 0..10), host("b", 10..30)]), "chain;a[0-9],b[10-29]");
+    }
 }

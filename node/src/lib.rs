@@ -8,6 +8,7 @@
 
 mod answering;
 mod api;
+mod api_keys;
 mod cli;
 mod config;
 mod demo;

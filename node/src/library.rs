@@ -15,7 +15,7 @@ use taimatsu_protocol::{Digest, ModelId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::driver::clock::Clock;
-use crate::engine::{EngineError, Prompt};
+use crate::engine::{EngineError, Prompt, Vocabulary};
 
 /// Models kept in memory; a tokenizer takes some ten megabytes.
 const KEPT: usize = 8;
@@ -178,6 +178,16 @@ impl KnownModel {
     /// One of its blobs.
     pub(crate) fn blob(&self, digest: &Digest) -> Option<&Bytes> {
         self.blobs.get(digest)
+    }
+}
+
+impl Vocabulary for Tokenizer {
+    fn bytes(&self, id: u32) -> &[u8] {
+        self.token_bytes(id)
+    }
+
+    fn name(&self, id: u32) -> &str {
+        self.token_name(id).unwrap_or("")
     }
 }
 

@@ -6,13 +6,13 @@ use std::time::Instant;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use taimatsu_executor::{
-    ExecutorLimits, Input, LayerExecutor, Output, Want, Work, log_softmax_top,
+    ExecutorLimits, Input, LayerExecutor, Output, Want, Work, log_softmax_top, logprob_of,
 };
 use taimatsu_protocol::Span;
 
 use crate::answering::{self, Begun, Blame, Source};
 use crate::driver::hosting;
-use crate::engine::{Answer, EngineError, Question, ReceiptState, RouteWish, Scores};
+use crate::engine::{Answer, EngineError, Question, ReceiptState, Route, RouteWish, Score, Scores};
 use crate::library::KnownModel;
 use crate::question::{Prepared, failed_here, prepare};
 use crate::run::{Run, RunFailure, Task};
@@ -74,17 +74,21 @@ impl LocalEngine {
                 .map_err(|error| internal(&error))?;
         let kv = executor.open(positions).map_err(|error| internal(&error))?;
         let vocab = executor.shape().vocab as usize;
-        let mut scores = Scores::new();
+        let mut rows = Vec::new();
         for chunk in task.prompt.chunks(SCORE_CHUNK) {
-            let start = scores.len() as u32;
+            let start = rows.len() as u32;
             let work = Work { kv, start, input: Input::Tokens(chunk), want: Want::AllLogits };
             let output = executor.step(&[work]).pop().unwrap_or(Ok(Output::Nothing));
             let Output::Logits(logits) = output.map_err(|error| internal(&error))? else {
                 return Err(EngineError::Internal("no logits came out of the executor".into()));
             };
-            scores.extend(logits.chunks(vocab).map(|row| log_softmax_top(row, top)));
+            for logits in logits.chunks(vocab) {
+                let next = task.prompt.get(rows.len() + 1);
+                let next = next.and_then(|id| logprob_of(logits, *id));
+                rows.push(Score { next, top: log_softmax_top(logits, top) });
+            }
         }
-        Ok(scores)
+        Ok(Scores { rows, route: Route::default() })
     }
 
     fn whole(&self) -> Result<Span, EngineError> {
@@ -118,7 +122,7 @@ impl LocalSource {
         let run = SoloRun::begin(&worker, self.task.clone())
             .await
             .map_err(|error| EngineError::Internal(error.to_string()))?;
-        Ok(Begun { run: Run::Solo(Box::new(run)), hops: Vec::new() })
+        Ok(Begun { run: Run::Solo(Box::new(run)), hops: Vec::new(), here: true })
     }
 }
 

@@ -1,5 +1,6 @@
 //! A node: network, judgement, hosted spans, API; from its start to its end.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use taimatsu_network::{
 use taimatsu_peer::Input;
 use taimatsu_protocol::announcement::{Answer, MAX_QUERY, Query};
 use taimatsu_protocol::codec::BoundedVec;
-use taimatsu_protocol::{Span, SwarmId, codec};
+use taimatsu_protocol::{PeerId, Span, SwarmId, codec};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
@@ -28,7 +29,7 @@ use crate::driver::judge::Judge;
 use crate::driver::prekeys::PrekeyRing;
 use crate::driver::registry::Registry;
 use crate::driver::serving::{Hosted, Serving};
-use crate::engine::SharedEngine;
+use crate::engine::{Privacy, SharedEngine};
 use crate::failure::{Code, Failure};
 use crate::ledger::Ledger;
 use crate::library::{KnownModel, Library};
@@ -58,6 +59,10 @@ pub struct NodeConfig {
     pub bootstrap: Vec<Multiaddr>,
     /// Sessions at a time.
     pub max_sessions: usize,
+    /// Who may see its questions, at most.
+    pub privacy: Privacy,
+    /// Hosts that may see what is for trusted hosts alone.
+    pub trusted: BTreeSet<PeerId>,
     /// Where models are.
     pub models: PathBuf,
     /// Where it remembers others' standing.
@@ -160,6 +165,7 @@ impl Node {
             let standing = Box::new(standing);
             judge.tell(Input::Remembered { peer, model, standing }).await;
         }
+        judge.tell(Input::Trust(config.trusted)).await;
         let prekeys = PrekeyRing::new(Clock::wall());
         judge.tell(Input::Prekey(prekeys.current())).await;
         // Without a store it still serves as a client: all it needs comes from hosts.
@@ -184,6 +190,7 @@ impl Node {
             library: library.clone(),
             hosted: hosting,
             swarm_name: config.swarm,
+            privacy: config.privacy,
         };
         let tasks = vec![
             tokio::spawn(serve(incoming, serving, library)),

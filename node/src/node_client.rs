@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use reqwest::StatusCode;
+use reqwest::header::{self, HeaderMap, HeaderValue};
 use serde_json::Value;
 
 use crate::api::control::{Route, RunEvent, RunRequest, ScoreReply, ScoreRequest};
 use crate::api::failures::ErrorReply;
+use crate::api_keys::{self, ApiKeys};
 use crate::engine::{EngineError, Event, Question, RouteWish, Scores};
 use crate::failure::{Code, Failure};
 
@@ -32,9 +35,16 @@ pub(crate) struct Events {
 }
 
 impl NodeClient {
-    /// The node whose API is at `address`; none where no HTTP client can be made.
-    pub(crate) fn new(address: SocketAddr) -> Option<Self> {
-        let http = http().ok()?;
+    /// The node whose API is at `address`; none where no HTTP client can be made. Of the keys, it
+    /// is given the first.
+    pub(crate) fn new(address: SocketAddr, keys: &ApiKeys) -> Option<Self> {
+        let mut headers = HeaderMap::new();
+        if let Some(key) = keys.iter().next() {
+            let mut value = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
+            value.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        let http = builder().default_headers(headers).build().ok()?;
         Some(Self { http, address })
     }
 
@@ -46,17 +56,15 @@ impl NodeClient {
     /// Whether a node of ours answers there.
     pub(crate) async fn answers(&self) -> bool {
         let asked = self.http.get(self.url("/taimatsu/v1/status")).timeout(THERE).send().await;
-        asked.is_ok_and(|reply| reply.status().is_success())
+        // One that wants a key is a node, too; it says so when it is asked for more.
+        let ours = |status: StatusCode| status.is_success() || status == StatusCode::UNAUTHORIZED;
+        asked.is_ok_and(|reply| ours(reply.status()))
     }
 
     /// What it is doing.
     pub(crate) async fn status(&self) -> Result<Value, Failure> {
-        let reply = self.http.get(self.url("/taimatsu/v1/status")).send().await;
-        let read = match reply {
-            Ok(reply) => reply.json().await,
-            Err(error) => Err(error),
-        };
-        read.map_err(|error| self.broken(&error))
+        let sent = self.http.get(self.url("/taimatsu/v1/status")).send().await;
+        self.checked(sent).await?.json().await.map_err(|error| self.broken(&error))
     }
 
     /// What it has seen of others.
@@ -72,7 +80,7 @@ impl NodeClient {
     async fn get(&self, path: &str, query: Option<(&str, &str)>) -> Result<Value, Failure> {
         let sent = self.http.get(self.url(path)).query(query.as_slice()).send().await;
         let reply = sent.map_err(|error| self.broken(&error))?;
-        if reply.status() == reqwest::StatusCode::NOT_FOUND {
+        if reply.status() == StatusCode::NOT_FOUND {
             return Err(Failure::new(Code::NotFound, "nothing of the kind is kept here")
                 .try_this("taimatsu receipts"));
         }
@@ -104,7 +112,7 @@ impl NodeClient {
         let sent = self.http.post(self.url("/taimatsu/v1/score")).json(&request).send().await;
         let reply: ScoreReply =
             self.checked(sent).await?.json().await.map_err(|error| self.broken(&error))?;
-        Ok(reply.positions.into_iter().map(|position| position.top).collect())
+        Ok(reply.into())
     }
 
     async fn checked(
@@ -114,6 +122,12 @@ impl NodeClient {
         let reply = sent.map_err(|error| self.broken(&error))?;
         if reply.status().is_success() {
             return Ok(reply);
+        }
+        if reply.status() == StatusCode::UNAUTHORIZED {
+            let what = format!("the node at {} wants an API key", self.address);
+            return Err(Failure::new(Code::Usage, what)
+                .because("none was given, or another")
+                .try_this(format!("--api-key FILE, or {}", api_keys::VARIABLE)));
         }
         let error: ErrorReply = reply.json().await.map_err(|error| self.broken(&error))?;
         Err(EngineError::from(error).into())
@@ -162,11 +176,13 @@ impl Events {
 /// # Errors
 /// None can be made here.
 pub(crate) fn http() -> Result<reqwest::Client, Failure> {
-    reqwest::Client::builder()
-        .no_proxy()
-        .connect_timeout(THERE)
+    builder()
         .build()
         .map_err(|error| Failure::of(Code::Failure, "no HTTP client can be made", &error))
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy().connect_timeout(THERE)
 }
 
 fn broken_off(error: &dyn std::error::Error) -> Failure {

@@ -5,15 +5,19 @@ use std::time::Instant;
 
 use taimatsu_protocol::control::HopFailure;
 use taimatsu_protocol::opening::MAX_PROMPT;
+use taimatsu_protocol::{Digest, ModelId};
 
 use crate::answering::Frame;
-use crate::engine::{EngineError, Question, Started};
+use crate::engine::{EngineError, Question, Route, Started};
 use crate::library::KnownModel;
 use crate::run::{Kind, Task};
 
 /// Tokens of an answer whose asker did not say how many: its KV is reserved from the start, and a
 /// whole context for every short answer would leave room for nobody else.
 const DEFAULT_ANSWER: u32 = 2_048;
+
+/// The arithmetic of all executors so far, and the sampler's; a change of either's bits is counted.
+const NUMERICS: &str = "f32 1";
 
 /// A question that is ready to be computed.
 pub(crate) struct Prepared {
@@ -49,7 +53,12 @@ pub(crate) async fn prepare(
     let max_tokens = fit(&model, ids.len(), max_tokens)?;
     let end_ids: Vec<u32> =
         if ignore_eos { Vec::new() } else { model.tokenizer.end_ids().to_vec() };
-    let started = Started { model: model.name.clone(), prompt_tokens: ids.clone() };
+    let started = Started {
+        model: model.name.clone(),
+        fingerprint: fingerprint(&model.id),
+        prompt_tokens: ids.clone(),
+        route: Route::default(),
+    };
     let kind = Kind::Generate { sampling, end_ids: end_ids.clone(), logprobs };
     let task = Task { prompt: ids, max_tokens, kind };
     let frame = Frame { started, tokenizer: model.tokenizer.clone(), stop, end_ids, asked };
@@ -65,6 +74,14 @@ fn range_of(param: &str) -> &'static str {
         "repeat_penalty" => "above 0, and at most 10",
         _ => "in its range",
     }
+}
+
+/// Equal for answers that one seed makes equal: another model, or arithmetic with other bits, has
+/// another.
+fn fingerprint(model: &ModelId) -> String {
+    let digest = Digest::of(format!("taimatsu fingerprint {model} {NUMERICS}").as_bytes());
+    let digits: String = digest.as_bytes()[..6].iter().map(|b| format!("{b:02x}")).collect();
+    format!("fp_{digits}")
 }
 
 /// A task that scores these ids.

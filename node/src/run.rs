@@ -2,7 +2,7 @@
 
 use taimatsu_peer::session::{Failure, Finish};
 use taimatsu_protocol::Sampling;
-use taimatsu_protocol::control::{HopFailure, HopStats, Token};
+use taimatsu_protocol::control::{HopFailure, HopStats, Score, Token};
 use taimatsu_protocol::opening::TailTask;
 use tokio::sync::watch;
 
@@ -22,8 +22,8 @@ pub(crate) enum Run {
 pub(crate) enum Made {
     /// A token of the answer.
     Token(Token),
-    /// Best continuations of the next prompt position.
-    Scored(Vec<(u32, f32)>),
+    /// What may follow the next prompt position.
+    Scored(Score),
     /// The end.
     Ended(Result<Finish, RunFailure>),
 }
@@ -60,7 +60,7 @@ pub(crate) enum Kind {
         /// Alternatives wanted per token.
         logprobs: Option<u8>,
     },
-    /// The best continuations of every prompt position.
+    /// What may follow every prompt position.
     Score {
         /// How many.
         top: u8,

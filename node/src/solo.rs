@@ -150,10 +150,9 @@ impl SoloRun {
                     self.ended(Ok(finish));
                 }
             }
-            ToClient::Scored { top, .. } => {
-                self.handed += top.len() as u32;
-                let rows = top.into_vec().into_iter().map(|row| Made::Scored(row.into_vec()));
-                self.made.extend(rows);
+            ToClient::Scored { rows, .. } => {
+                self.handed += rows.len() as u32;
+                self.made.extend(rows.into_vec().into_iter().map(Made::Scored));
                 if self.handed as usize >= self.task.prompt.len() {
                     self.ended(Ok(Finish::Length));
                 }

@@ -16,7 +16,9 @@ use crate::driver::chain_run::Caller;
 use crate::driver::judge::{Coverage, Judge};
 use crate::driver::serving::Hosted;
 use crate::driver::{blobs, directory};
-use crate::engine::{Answer, Engine, EngineError, ModelState, Question, RouteWish, Scores};
+use crate::engine::{
+    Answer, Engine, EngineError, ModelState, Privacy, Question, RouteWish, Scores, Vocabulary,
+};
 use crate::ledger::Ledger;
 use crate::library::{self, KnownModel, Library};
 use crate::question::{Prepared, prepare, score_task};
@@ -33,6 +35,8 @@ pub(crate) struct SwarmEngine {
     pub(crate) library: Library,
     pub(crate) hosted: watch::Receiver<Arc<Vec<Hosted>>>,
     pub(crate) swarm_name: String,
+    /// Who may see a question, at most.
+    pub(crate) privacy: Privacy,
 }
 
 impl Engine for SwarmEngine {
@@ -41,11 +45,12 @@ impl Engine for SwarmEngine {
             let asked = Instant::now();
             let model = self.resolve(&question.model).await?;
             let wish = question.route;
+            let privacy = question.privacy.min(self.privacy);
             let Prepared { task, frame } = prepare(model.clone(), question, asked).await?;
             if task.max_tokens == 0 {
                 return Ok(answering::nothing(frame));
             }
-            answering::answer(SwarmSource::new(self, model, task, wish), frame).await
+            answering::answer(SwarmSource::new(self, model, task, wish, privacy), frame).await
         }
         .boxed()
     }
@@ -66,7 +71,15 @@ impl Engine for SwarmEngine {
                 message: format!("a node scores the 1 to {MAX_TOP} best continuations"),
             })?;
             let task = score_task(&model, ids, top)?;
-            answering::scores(SwarmSource::new(self, model, task, route)).await
+            answering::scores(SwarmSource::new(self, model, task, route, self.privacy)).await
+        }
+        .boxed()
+    }
+
+    fn vocabulary(&self, model: String) -> BoxFuture<'_, Result<Arc<dyn Vocabulary>, EngineError>> {
+        async move {
+            let model = self.resolve(&model).await?;
+            Ok(model.tokenizer.clone() as Arc<dyn Vocabulary>)
         }
         .boxed()
     }
@@ -128,6 +141,7 @@ impl SwarmEngine {
             "version": env!("CARGO_PKG_VERSION"),
             "peer": network.peer_id().to_string(),
             "swarm": self.swarm_name,
+            "privacy": self.privacy,
             "addresses": status.listening.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "bootstrap": {
                 "given": status.bootstrap_addresses,
@@ -146,6 +160,7 @@ impl SwarmEngine {
                 "free_positions": hosted.worker.free_positions(),
                 "decode_ms": f64::from(hosted.worker.decode_micros()) / 1000.0,
                 "prefill_per_second": hosted.worker.prefill_rate(),
+                "computed_positions": hosted.worker.computed(),
             })).collect::<Vec<_>>(),
             "sessions": self.judge.sessions().await,
             "models": models.iter().map(|model| json!({

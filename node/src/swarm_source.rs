@@ -14,7 +14,7 @@ use taimatsu_protocol::{PeerId, Span};
 
 use crate::answering::{Begun, Blame, Source};
 use crate::driver::chain_run::ChainRun;
-use crate::engine::{EngineError, HopReport, ReceiptState, RouteWish};
+use crate::engine::{EngineError, HopReport, Privacy, ReceiptState, RouteWish};
 use crate::kept::KeptAnswer;
 use crate::library::KnownModel;
 use crate::question::failed_here;
@@ -32,6 +32,7 @@ pub(crate) struct SwarmSource {
     model: Arc<KnownModel>,
     task: Task,
     wish: RouteWish,
+    privacy: Privacy,
     failed: BTreeSet<PeerId>,
     chain: Option<Chain>,
 }
@@ -42,9 +43,10 @@ impl SwarmSource {
         model: Arc<KnownModel>,
         task: Task,
         wish: RouteWish,
+        privacy: Privacy,
     ) -> Self {
         let failed = BTreeSet::new();
-        Self { engine: engine.clone(), model, task, wish, failed, chain: None }
+        Self { engine: engine.clone(), model, task, wish, privacy, failed, chain: None }
     }
 
     async fn begin(&mut self) -> Result<Begun, EngineError> {
@@ -63,8 +65,13 @@ impl SwarmSource {
             RouteWish::Chain => Wish::Chain,
             RouteWish::Local => return Err(self.no_such_route()),
         };
+        let privacy = match self.privacy {
+            Privacy::Local => return Err(self.private()),
+            Privacy::Trusted => peer::Privacy::Trusted,
+            Privacy::Anyone => peer::Privacy::Anyone,
+        };
         let (id, blocks) = (self.model.id, self.model.manifest.blocks);
-        let asked = self.engine.judge.ask(id, blocks, wish, self.task.positions()).await;
+        let asked = self.engine.judge.ask(id, blocks, wish, self.task.positions(), privacy).await;
         let chain = asked.map_err(|error| self.unroutable(error))?;
         if chain.hops().iter().any(|hop| self.failed.contains(&hop.peer)) {
             return Err(self.no_such_route());
@@ -72,7 +79,7 @@ impl SwarmSource {
         let run = ChainRun::begin(&self.engine.caller, id, &chain, &self.task);
         let hops = chain.hops().iter().map(|hop| report(hop.peer, hop.span)).collect();
         self.chain = Some(chain);
-        Ok(Begun { run: Run::Chain(Box::new(run)), hops })
+        Ok(Begun { run: Run::Chain(Box::new(run)), hops, here: false })
     }
 
     async fn begin_here(&self, worker: &Worker) -> Result<Begun, EngineError> {
@@ -81,7 +88,7 @@ impl SwarmSource {
             .map_err(|error| EngineError::Busy { cause: error.to_string(), retry_ms: RETRY_MS })?;
         let me = self.engine.caller.network.peer_id();
         let hops = vec![report(me, worker.span())];
-        Ok(Begun { run: Run::Solo(Box::new(run)), hops })
+        Ok(Begun { run: Run::Solo(Box::new(run)), hops, here: true })
     }
 
     fn unroutable(&self, error: RouteError) -> EngineError {
@@ -95,6 +102,10 @@ impl SwarmSource {
                 self.no_such_route()
             }
             RouteError::Plan(PlanError::Uncovered { missing }) => {
+                let model = match self.privacy {
+                    Privacy::Trusted => format!("{model} (trusted hosts alone)"),
+                    Privacy::Local | Privacy::Anyone => model,
+                };
                 EngineError::Uncovered { model, missing }
             }
             RouteError::Plan(PlanError::NoSuchRoute) => self.no_such_route(),
@@ -102,6 +113,11 @@ impl SwarmSource {
                 EngineError::Busy { cause, retry_ms: RETRY_MS }
             }
         }
+    }
+
+    /// The question may not leave this node, which does not host the whole model.
+    fn private(&self) -> EngineError {
+        EngineError::NoSuchRoute { model: self.model.name.clone(), wish: "local" }
     }
 
     fn no_such_route(&self) -> EngineError {

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
 use taimatsu_executor::{
-    ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Sampler, Want as Wanted, Work,
-    log_softmax_top, logprob_of,
+    ExecutorError, History, Input, KvId, LayerExecutor, ModelShape, Output, Sampler,
+    Want as Wanted, Work, log_softmax_top, logprob_of,
 };
 use taimatsu_peer::session::{Executed, Job, JobInput, Want};
 use taimatsu_protocol::codec::BoundedVec;
-use taimatsu_protocol::control::{HopFailure, Token};
+use taimatsu_protocol::control::{HopFailure, Score, Token};
 use taimatsu_protocol::opening::TailTask;
 use taimatsu_protocol::{Sampling, Span};
 use tokio::sync::{mpsc, oneshot};
@@ -40,6 +40,7 @@ struct Gauges {
     decode_micros: AtomicU32,
     prefill_rate: AtomicU32,
     free_positions: AtomicU32,
+    computed: AtomicU64,
 }
 
 /// A session's place in a worker. Dropping it frees its KV.
@@ -64,8 +65,18 @@ enum Command {
 pub(crate) struct Tail {
     /// Generate or score.
     pub(crate) task: TailTask,
-    /// The prompt; the answer's ids are added as they are sampled.
+    /// The prompt's ids.
     pub(crate) prompt: Vec<u32>,
+}
+
+/// What the thread keeps of a session whose tail it is.
+#[derive(Debug)]
+struct Voice {
+    task: TailTask,
+    /// The prompt's ids, and the answer's as they are sampled.
+    ids: Vec<u32>,
+    /// Of these, the prompt's.
+    prompt_len: usize,
 }
 
 /// A worker that has ended, or is too busy to be asked.
@@ -89,7 +100,7 @@ impl Worker {
         let (span, shape) = (executor.span(), executor.shape());
         let gauges = Arc::new(Gauges::default());
         gauges.free_positions.store(executor.free_positions(), Ordering::Relaxed);
-        let mut bench = Bench { executor, tails: BTreeMap::new(), gauges: gauges.clone() };
+        let mut bench = Bench { executor, voices: BTreeMap::new(), gauges: gauges.clone() };
         std::thread::Builder::new()
             .name(format!("span {span}"))
             .spawn(move || bench.serve(inbox))?;
@@ -119,6 +130,11 @@ impl Worker {
     /// Prefilled positions per second, smoothed; 0 before the first.
     pub(crate) fn prefill_rate(&self) -> u32 {
         self.gauges.prefill_rate.load(Ordering::Relaxed)
+    }
+
+    /// Positions computed since it was started, for all sessions.
+    pub(crate) fn computed(&self) -> u64 {
+        self.gauges.computed.load(Ordering::Relaxed)
     }
 
     /// Reserves KV for a session.
@@ -162,7 +178,7 @@ impl Drop for Seat {
 /// The thread's own things.
 struct Bench {
     executor: Box<dyn LayerExecutor>,
-    tails: BTreeMap<KvId, Tail>,
+    voices: BTreeMap<KvId, Voice>,
     gauges: Arc<Gauges>,
 }
 
@@ -195,7 +211,7 @@ impl Bench {
             Command::Open { positions, tail, reply } => {
                 let opened = self.executor.open(positions);
                 if let (Ok(kv), Some(tail)) = (&opened, tail) {
-                    self.tails.insert(*kv, tail);
+                    self.voices.insert(*kv, Voice::new(tail));
                 }
                 if let Err(Ok(kv)) = reply.send(opened) {
                     self.close(kv);
@@ -210,7 +226,7 @@ impl Bench {
     }
 
     fn close(&mut self, kv: KvId) {
-        self.tails.remove(&kv);
+        self.voices.remove(&kv);
         self.executor.close(kv);
     }
 
@@ -260,16 +276,17 @@ impl Bench {
             Output::Nothing => return Ok(Executed::Nothing),
             Output::Logits(logits) => logits,
         };
-        let Some(tail) = self.tails.get_mut(&kv) else { return Err(HopFailure::Internal) };
-        match (&tail.task, job.want) {
+        let Some(voice) = self.voices.get_mut(&kv) else { return Err(HopFailure::Internal) };
+        match (&voice.task, job.want) {
             (TailTask::Generate { sampling, logprobs, .. }, Want::Sample { .. }) => {
                 let (sampling, logprobs) = (*sampling, *logprobs);
-                Ok(Executed::Sampled(tail.sample(&sampling, logprobs, job, &logits)))
+                Ok(Executed::Sampled(voice.sample(&sampling, logprobs, job, &logits)))
             }
             (TailTask::Score { top }, Want::Scores) => {
                 let rows = logits.chunks(self.executor.shape().vocab as usize);
-                let top = usize::from(*top);
-                Ok(Executed::Scored(rows.map(|row| log_softmax_top(row, top)).collect()))
+                let following = voice.following(job.start);
+                let scored = rows.zip(following).map(|(row, next)| score(row, next, *top));
+                Ok(Executed::Scored(scored.collect()))
             }
             _ => Err(HopFailure::Internal),
         }
@@ -277,6 +294,7 @@ impl Bench {
 
     fn measure(&self, orders: &[Order], micros: u64) {
         let positions: u64 = orders.iter().map(|(_, job, _)| u64::from(job.count)).sum();
+        self.gauges.computed.fetch_add(positions, Ordering::Relaxed);
         let micros = micros.max(1);
         if orders[0].1.count == 1 {
             smooth(&self.gauges.decode_micros, micros / positions.max(1));
@@ -286,7 +304,17 @@ impl Bench {
     }
 }
 
-impl Tail {
+impl Voice {
+    fn new(Tail { task, prompt }: Tail) -> Self {
+        Self { task, prompt_len: prompt.len(), ids: prompt }
+    }
+
+    /// The ids that stand behind each position from `start` on; none behind the last, and so on.
+    fn following(&self, start: u32) -> impl Iterator<Item = Option<u32>> {
+        let ids = self.ids.iter().skip(start as usize + 1);
+        ids.copied().map(Some).chain(std::iter::repeat(None))
+    }
+
     fn sample(
         &mut self,
         sampling: &Sampling,
@@ -296,13 +324,21 @@ impl Tail {
     ) -> Token {
         // The token stands where the job ends; what was sampled beyond that was rolled back.
         let position = job.start + job.count;
-        self.prompt.truncate(position as usize);
-        let id = Sampler::new(*sampling).sample(logits, &self.prompt, position, 0);
-        self.prompt.push(id);
+        self.ids.truncate(position as usize);
+        let (prompt, answer) = self.ids.split_at(self.prompt_len.min(self.ids.len()));
+        let history = History { prompt, answer };
+        let id = Sampler::new(*sampling).sample(logits, history, position);
+        self.ids.push(id);
         let logprob = logprobs.and_then(|_| logprob_of(logits, id));
         let top = logprobs.map(|top| log_softmax_top(logits, usize::from(top)));
         Token { id, logprob, top: BoundedVec::truncated(top.unwrap_or_default()) }
     }
+}
+
+/// What may follow a position with these logits, where `next` does.
+pub(crate) fn score(logits: &[f32], next: Option<u32>, top: u8) -> Score {
+    let best = log_softmax_top(logits, usize::from(top));
+    Score { next: next.and_then(|id| logprob_of(logits, id)), top: BoundedVec::truncated(best) }
 }
 
 const fn wanted(want: Want) -> Wanted {

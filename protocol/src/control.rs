@@ -77,12 +77,12 @@ pub enum ToClient {
         /// The answer is over with the last of them.
         end: bool,
     },
-    /// Best continuations of prompt positions, from the tail of a scoring session.
+    /// What may follow prompt positions, from the tail of a scoring session.
     Scored {
         /// First position.
         position: u32,
-        /// Per position, (id, logprob) in falling order.
-        top: BoundedVec<BoundedVec<(u32, f32), MAX_TOP>, 64>,
+        /// One per position.
+        rows: BoundedVec<Score, 64>,
     },
     /// The receipts of all hops for the next 32 positions, from the tail.
     Receipts(Receipts),
@@ -115,6 +115,15 @@ pub struct Token {
     /// Its natural log probability over the whole vocabulary before any filter, where asked for.
     pub logprob: Option<f32>,
     /// The best alternatives, (id, logprob) in falling order, where asked for.
+    pub top: BoundedVec<(u32, f32), MAX_TOP>,
+}
+
+/// What may follow one prompt position.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Score {
+    /// The natural log probability of the prompt id that really follows; none after the last one.
+    pub next: Option<f32>,
+    /// The best continuations, (id, logprob) in falling order.
     pub top: BoundedVec<(u32, f32), MAX_TOP>,
 }
 

@@ -199,7 +199,7 @@ pub enum TailTask {
         /// Alternatives wanted per token; none: no logprobs.
         logprobs: Option<u8>,
     },
-    /// For every position of the prompt, the best continuations.
+    /// For every position of the prompt, the best continuations and how likely the next id was.
     Score {
         /// How many, 1 to [`MAX_TOP`].
         top: u8,

@@ -2,13 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Sampling parameters. Filters run in the order of the fields; a value that does nothing turns
-/// its filter off. `temperature` 0 is greedy: the highest logit, ties to the lowest id.
+/// Sampling parameters. Penalties and filters run in the order of the fields, all of the penalties
+/// before greedy choice too (docs/protocol.md 3.6); a value that does nothing turns its filter off.
+/// `temperature` 0 is greedy: the highest logit, ties to the lowest id.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// Divides a positive logit, multiplies a negative one, of every token in the prompt or the
     /// answer so far (CTRL, arXiv 1909.05858); 1 is off. In (0, 10].
     pub repeat_penalty: f32,
+    /// Subtracted from a token's logit once for every time that it stands in the answer so far; 0
+    /// is off. In [-2, 2]. The prompt does not count, here and in the next.
+    pub frequency_penalty: f32,
+    /// Subtracted from the logit of every token that stands in the answer so far; 0 is off. In
+    /// [-2, 2].
+    pub presence_penalty: f32,
     /// Divides the logits; 0 is greedy. In [0, 100].
     pub temperature: f32,
     /// Keep the k best; 0 is off.
@@ -19,13 +26,25 @@ pub struct Sampling {
     pub min_p: f32,
     /// Key of the random words: ChaCha20(seed, position, choice).
     pub seed: u64,
+    /// Tells several answers to one question with one seed apart.
+    pub choice: u32,
 }
 
 impl Sampling {
     /// The highest logit, always.
     #[must_use]
     pub const fn greedy() -> Self {
-        Self { repeat_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+        Self {
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: 0,
+            choice: 0,
+        }
     }
 
     /// The name of the first parameter that is out of its range (or not a number), if any.
@@ -33,6 +52,8 @@ impl Sampling {
     pub fn out_of_range(&self) -> Option<&'static str> {
         let checks = [
             ("repeat_penalty", self.repeat_penalty > 0.0 && self.repeat_penalty <= 10.0),
+            ("frequency_penalty", (-2.0..=2.0).contains(&self.frequency_penalty)),
+            ("presence_penalty", (-2.0..=2.0).contains(&self.presence_penalty)),
             ("temperature", (0.0..=100.0).contains(&self.temperature)),
             ("top_p", self.top_p > 0.0 && self.top_p <= 1.0),
             ("min_p", (0.0..=1.0).contains(&self.min_p)),

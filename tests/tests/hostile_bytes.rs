@@ -28,7 +28,7 @@ use taimatsu_network::StreamKind;
 use taimatsu_protocol::announcement::{Answer, MAX_ANSWER, MAX_QUERY, Query};
 use taimatsu_protocol::codec::{self, BoundedBytes, BoundedVec};
 use taimatsu_protocol::control::{
-    Forward, HopFailure, HopStats, ToClient, ToHop, Token, Violation,
+    Forward, HopFailure, HopStats, Score, ToClient, ToHop, Token, Violation,
 };
 use taimatsu_protocol::link::{Downstream, Greeting, LinkAck, LinkHello, LinkReply};
 use taimatsu_protocol::opening::{
@@ -164,6 +164,7 @@ fn control_messages() {
     let _alone = alone();
     let forward = Forward { lane: 1, generation: 2 };
     let top = || vec![(7, -0.5), (9, -1.5)].try_into().unwrap();
+    let score = |next| Score { next, top: top() };
     let token = Token { id: 7, logprob: Some(-0.5), top: top() };
     let stats = HopStats { decode_steps: 9, decode_micros: 1 << 40, ..HopStats::default() };
     wire_type(
@@ -182,7 +183,10 @@ fn control_messages() {
             ToClient::Forward(forward),
             ToClient::Ack { received: 300, kv_len: 200, stats },
             ToClient::Verdict { index: 3, tokens: vec![token; 3].try_into().unwrap(), end: false },
-            ToClient::Scored { position: 0, top: vec![top(), top()].try_into().unwrap() },
+            ToClient::Scored {
+                position: 0,
+                rows: vec![score(Some(-0.1)), score(None)].try_into().unwrap(),
+            },
             ToClient::Receipts(vec![announced(); 3].try_into().unwrap()),
             ToClient::LastReceipts(vec![announced(); 3].try_into().unwrap()),
             ToClient::Failed(HopFailure::BadFrame(Violation::Gap)),

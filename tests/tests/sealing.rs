@@ -4,12 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use taimatsu::engine::{EngineError, Event, Message, Prompt, Question, RouteWish};
+use taimatsu::engine::{EngineError, Event, Message, Privacy, Prompt, Question, RouteWish};
 use taimatsu::node::{Node, NodeConfig, Offer};
 use taimatsu_executor::{CpuExecutor, ExecutorLimits, Input, LayerExecutor, Output, Want, Work};
 use taimatsu_model::catalogue::SMOLLM2_135M;
@@ -83,6 +83,8 @@ impl Chain {
                 listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
                 bootstrap: door,
                 max_sessions: 4,
+                privacy: Privacy::Anyone,
+                trusted: BTreeSet::new(),
                 models: models.to_owned(),
                 home: home.path().to_owned(),
                 tap: Some(ear.clone()),
@@ -118,6 +120,7 @@ impl Chain {
         while let Some(event) = answer.events.recv().await {
             match event {
                 Event::Started(started) => prompt = started.prompt_tokens,
+                Event::Rerouted(_) => {}
                 Event::Token(token) => {
                     ids.push(token.id);
                     text.push_str(&token.text);
@@ -155,6 +158,7 @@ fn question() -> Question {
         ignore_eos: true,
         logprobs: None,
         route: RouteWish::Chain,
+        privacy: Privacy::Anyone,
     }
 }
 

@@ -7,7 +7,9 @@
 //! model and the ids up to it alone, so that a chain cut anywhere answers as one machine would.
 //!
 //! ```
-//! use taimatsu_executor::{EchoExecutor, Input, LayerExecutor, ModelShape, Output, Sampler, Want, Work};
+//! use taimatsu_executor::{
+//!     EchoExecutor, History, Input, LayerExecutor, ModelShape, Output, Sampler, Want, Work,
+//! };
 //! use taimatsu_protocol::{Sampling, Span};
 //!
 //! let shape = ModelShape { hidden: 2, vocab: 50, blocks: 4, context_length: 64 };
@@ -15,7 +17,8 @@
 //! let kv = executor.open(16)?;
 //! let work = Work { kv, start: 0, input: Input::Tokens(&[3, 1, 4]), want: Want::LastLogits };
 //! let Output::Logits(logits) = executor.step(&[work]).remove(0)? else { unreachable!() };
-//! let token = Sampler::new(Sampling::greedy()).sample(&logits, &[3, 1, 4], 3, 0);
+//! let history = History { prompt: &[3, 1, 4], answer: &[] };
+//! let token = Sampler::new(Sampling::greedy()).sample(&logits, history, 3);
 //! assert_eq!(token, EchoExecutor::next_token(shape, &[3, 1, 4]));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -28,4 +31,4 @@ mod sampler;
 pub use contract::{ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want, Work};
 pub use cpu::{CpuExecutor, ExecutorLimits};
 pub use echo::EchoExecutor;
-pub use sampler::{Sampler, log_softmax_top, logprob_of};
+pub use sampler::{History, Sampler, log_softmax_top, logprob_of};

@@ -6,10 +6,20 @@
 //! token's luck depends on its id alone, not on which other tokens the filters left.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use taimatsu_protocol::Sampling;
+
+/// What stands before a token that is to be chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct History<'a> {
+    /// What was asked.
+    pub prompt: &'a [u32],
+    /// The answer so far.
+    pub answer: &'a [u32],
+}
 
 /// Chooses tokens by one set of parameters.
 #[derive(Debug, Clone, Copy)]
@@ -24,14 +34,13 @@ impl Sampler {
         Self { parameters }
     }
 
-    /// The token for `position`, from its `logits` (one per id). `history` is prompt and answer so
-    /// far, in any order; `choice` tells several answers to one prompt apart.
+    /// The token for `position`, from its `logits` (one per id).
     ///
     /// A logit that is not a number is never chosen; with nothing to choose from it is token 0.
     #[must_use]
-    pub fn sample(&self, logits: &[f32], history: &[u32], position: u32, choice: u32) -> u32 {
+    pub fn sample(&self, logits: &[f32], history: History<'_>, position: u32) -> u32 {
         let mut logits = logits.to_vec();
-        penalise(&mut logits, history, self.parameters.repeat_penalty);
+        self.penalise(&mut logits, history);
         if self.parameters.temperature <= 0.0 {
             return greedy(&logits);
         }
@@ -46,7 +55,7 @@ impl Sampler {
             .map(|(id, logit)| Candidate { id, logit: logit / self.parameters.temperature })
             .collect();
         self.filter(&mut kept);
-        let mut luck = Luck::new(self.parameters.seed, position, choice);
+        let mut luck = Luck::new(self.parameters.seed, position, self.parameters.choice);
         let mut best: Option<(f64, u32)> = None;
         for candidate in &kept {
             let score = f64::from(candidate.logit) + luck.gumbel(candidate.id);
@@ -57,6 +66,34 @@ impl Sampler {
             }
         }
         best.map_or(0, |(_, id)| id)
+    }
+
+    /// The penalties, in their fixed order; each token is seen to once.
+    fn penalise(&self, logits: &mut [f32], History { prompt, answer }: History<'_>) {
+        let Sampling { repeat_penalty, frequency_penalty, presence_penalty, .. } = self.parameters;
+        if repeat_penalty != 1.0 {
+            let seen: BTreeSet<u32> = prompt.iter().chain(answer).copied().collect();
+            for id in seen {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    // CTRL's penalty (arXiv 1909.05858).
+                    let up = *logit > 0.0;
+                    *logit = if up { *logit / repeat_penalty } else { *logit * repeat_penalty };
+                }
+            }
+        }
+        if frequency_penalty == 0.0 && presence_penalty == 0.0 {
+            return;
+        }
+        let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
+        for id in answer {
+            *counts.entry(*id).or_default() += 1;
+        }
+        for (id, count) in counts {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit -= frequency_penalty * count as f32;
+                *logit -= presence_penalty;
+            }
+        }
     }
 
     /// Top-p and min-p on candidates in falling order; at least one is left.
@@ -148,19 +185,6 @@ impl Luck {
     }
 }
 
-/// CTRL's penalty (arXiv 1909.05858), once per token however often it occurs.
-fn penalise(logits: &mut [f32], history: &[u32], penalty: f32) {
-    if penalty == 1.0 {
-        return;
-    }
-    let seen: std::collections::BTreeSet<u32> = history.iter().copied().collect();
-    for id in seen {
-        if let Some(logit) = logits.get_mut(id as usize) {
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-        }
-    }
-}
-
 /// The highest logit, ties to the lowest id.
 fn greedy(logits: &[f32]) -> u32 {
     let mut best: Option<(usize, f32)> = None;
@@ -213,6 +237,13 @@ const WORDS_PER_BLOCK: u32 = 16;
 mod tests {
     use super::*;
 
+    /// Nothing stands before.
+    const ALONE: History<'_> = History { prompt: &[], answer: &[] };
+
+    fn after<'a>(prompt: &'a [u32], answer: &'a [u32]) -> History<'a> {
+        History { prompt, answer }
+    }
+
     fn warm() -> Sampling {
         Sampling { temperature: 1.0, seed: 7, ..Sampling::greedy() }
     }
@@ -221,7 +252,7 @@ mod tests {
         let sampler = Sampler::new(parameters);
         let mut counts = vec![0; logits.len()];
         for position in 0..draws {
-            counts[sampler.sample(logits, &[], position, 0) as usize] += 1;
+            counts[sampler.sample(logits, ALONE, position) as usize] += 1;
         }
         counts
     }
@@ -229,10 +260,10 @@ mod tests {
     #[test]
     fn greedy_takes_the_best_and_ties_go_to_the_lowest_id() {
         let sampler = Sampler::new(Sampling::greedy());
-        assert_eq!(sampler.sample(&[0.0, 2.0, 3.0, 3.0], &[], 0, 0), 2);
-        assert_eq!(sampler.sample(&[f32::NAN, -0.0, 0.0], &[], 0, 0), 1);
-        assert_eq!(sampler.sample(&[f32::NAN; 3], &[], 0, 0), 0);
-        assert_eq!(sampler.sample(&[], &[], 0, 0), 0);
+        assert_eq!(sampler.sample(&[0.0, 2.0, 3.0, 3.0], ALONE, 0), 2);
+        assert_eq!(sampler.sample(&[f32::NAN, -0.0, 0.0], ALONE, 0), 1);
+        assert_eq!(sampler.sample(&[f32::NAN; 3], ALONE, 0), 0);
+        assert_eq!(sampler.sample(&[], ALONE, 0), 0);
     }
 
     #[test]
@@ -257,17 +288,18 @@ mod tests {
     fn seed_position_and_choice_each_matter_and_nothing_else_does() {
         let logits = vec![0.0; 1000];
         let sampler = Sampler::new(warm());
-        let first = sampler.sample(&logits, &[], 5, 0);
-        assert_eq!(sampler.sample(&logits, &[], 5, 0), first);
-        assert_ne!(sampler.sample(&logits, &[], 6, 0), first);
-        assert_ne!(sampler.sample(&logits, &[], 5, 1), first);
+        let first = sampler.sample(&logits, ALONE, 5);
+        assert_eq!(sampler.sample(&logits, ALONE, 5), first);
+        assert_ne!(sampler.sample(&logits, ALONE, 6), first);
+        let second = Sampler::new(Sampling { choice: 1, ..warm() });
+        assert_ne!(second.sample(&logits, ALONE, 5), first);
         let other = Sampler::new(Sampling { seed: 8, ..warm() });
-        assert_ne!(other.sample(&logits, &[], 5, 0), first);
+        assert_ne!(other.sample(&logits, ALONE, 5), first);
         // The winner of all tokens still wins among fewer.
         let mut fewer = vec![f32::NEG_INFINITY; 1000];
         fewer[first as usize] = 0.0;
         fewer[(first as usize + 1) % 1000] = 0.0;
-        assert_eq!(sampler.sample(&fewer, &[], 5, 0), first);
+        assert_eq!(sampler.sample(&fewer, ALONE, 5), first);
     }
 
     #[test]
@@ -289,9 +321,30 @@ mod tests {
     #[test]
     fn repetition_is_penalised_once_on_either_side_of_zero() {
         let sampler = Sampler::new(Sampling { repeat_penalty: 2.0, ..Sampling::greedy() });
-        assert_eq!(sampler.sample(&[3.0, 2.0], &[0, 0, 0, 9], 0, 0), 1);
-        assert_eq!(sampler.sample(&[3.0, 1.0], &[0, 0, 0], 0, 0), 0);
-        assert_eq!(sampler.sample(&[-1.0, -1.5], &[0], 0, 0), 1);
+        assert_eq!(sampler.sample(&[3.0, 2.0], after(&[0, 0, 9], &[0]), 0), 1);
+        assert_eq!(sampler.sample(&[3.0, 1.0], after(&[0, 0], &[0]), 0), 0);
+        assert_eq!(sampler.sample(&[-1.0, -1.5], after(&[0], &[]), 0), 1);
+    }
+
+    #[test]
+    fn what_the_answer_holds_is_penalised_and_what_the_prompt_holds_is_not() {
+        let presence = Sampler::new(Sampling { presence_penalty: 1.5, ..Sampling::greedy() });
+        assert_eq!(presence.sample(&[2.0, 1.0], after(&[0, 0, 0], &[]), 0), 0);
+        assert_eq!(presence.sample(&[2.0, 1.0], after(&[], &[0]), 0), 1);
+        assert_eq!(presence.sample(&[3.0, 1.0], after(&[], &[0, 0, 0]), 0), 0, "however often");
+        assert_eq!(presence.sample(&[3.0, 1.0], after(&[], &[9]), 0), 0, "an id of no token");
+        let frequency = Sampler::new(Sampling { frequency_penalty: 0.75, ..Sampling::greedy() });
+        assert_eq!(frequency.sample(&[3.0, 1.0], after(&[0, 0, 0], &[0, 0]), 0), 0);
+        assert_eq!(frequency.sample(&[3.0, 1.0], after(&[], &[0, 0, 0]), 0), 1, "each time");
+        let wanted = Sampler::new(Sampling { presence_penalty: -2.0, ..Sampling::greedy() });
+        assert_eq!(wanted.sample(&[2.0, 1.0], after(&[], &[1]), 0), 1);
+    }
+
+    #[test]
+    fn the_answer_is_penalised_after_repetition_is() {
+        let both = Sampling { repeat_penalty: 2.0, presence_penalty: 1.0, ..Sampling::greedy() };
+        // 4 / 2 - 1 = 1, and not (4 - 1) / 2 = 1.5.
+        assert_eq!(Sampler::new(both).sample(&[4.0, 1.25], after(&[], &[0]), 0), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use taimatsu_protocol::Moment;
-use taimatsu_protocol::control::{HopFailure, HopStats, ToClient, ToHop, Token};
+use taimatsu_protocol::control::{HopFailure, HopStats, Score, ToClient, ToHop, Token};
 use taimatsu_protocol::receipt::RECEIPT_EVERY;
 use taimatsu_protocol::signed::SignedBytes;
 
@@ -244,9 +244,8 @@ impl Origin {
             ToClient::Verdict { index, tokens, end } => {
                 self.verdict(now, hop, index, tokens.into_vec(), end);
             }
-            ToClient::Scored { position, top } => {
-                let rows = top.into_vec().into_iter().map(|row| row.into_vec()).collect();
-                self.scored(now, hop, position, rows);
+            ToClient::Scored { position, rows } => {
+                self.scored(now, hop, position, rows.into_vec());
             }
             ToClient::Failed(HopFailure::NeighbourLost { lane }) => self.complained(now, hop, lane),
             ToClient::Failed(failure) => self.fail(Failure::HopFailed { hop, failure }),
@@ -273,7 +272,7 @@ impl Origin {
         }
     }
 
-    fn scored(&mut self, now: Moment, hop: u8, position: u32, rows: Vec<Vec<(u32, f32)>>) {
+    fn scored(&mut self, now: Moment, hop: u8, position: u32, rows: Vec<Score>) {
         let until = u64::from(position) + rows.len() as u64;
         let fits = position == self.handed && until <= u64::from(self.config.prompt_len);
         if !fits || hop + 1 != self.config.hops || !self.config.score {

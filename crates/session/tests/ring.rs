@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use taimatsu_protocol::codec::BoundedVec;
-use taimatsu_protocol::control::{Forward, HopFailure, ToClient, ToHop, Token};
+use taimatsu_protocol::control::{Forward, HopFailure, Score, ToClient, ToHop, Token};
 use taimatsu_protocol::link::{Downstream, LinkAck};
 use taimatsu_protocol::receipt::{
     self, BrokenReceipts, Claim, Expected, Flaw, NO_RECEIPT, Receipt,
@@ -73,7 +73,7 @@ struct World {
     /// Lane frames on their way through the client.
     carried: BTreeMap<u64, Event>,
     tokens: Vec<u32>,
-    scored: Vec<Vec<(u32, f32)>>,
+    scored: Vec<Score>,
     outcome: Option<Result<Finish, Failure>>,
     consume: bool,
     ended: BTreeSet<u8>,
@@ -315,7 +315,11 @@ impl World {
             }),
             Want::Scores => {
                 let ends = job.start as usize + 1..=kv.len();
-                Executed::Scored(ends.map(|end| vec![(next_token(&kv[..end]), -1.0)]).collect())
+                let row = |end: usize| Score {
+                    next: None,
+                    top: BoundedVec::truncated([(next_token(&kv[..end]), -1.0)]),
+                };
+                Executed::Scored(ends.map(row).collect())
             }
             Want::Nothing => Executed::Nothing,
         }
@@ -514,7 +518,7 @@ fn a_scoring_session_reports_every_position_once() {
     world.run(MINUTE);
     assert_eq!(world.outcome, Some(Ok(Finish::Length)));
     assert_eq!(world.scored.len(), 200);
-    assert_eq!(world.scored[99][0].0, next_token(&prompt[..100]));
+    assert_eq!(world.scored[99].top[0].0, next_token(&prompt[..100]));
 }
 
 #[test]

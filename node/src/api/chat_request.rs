@@ -5,69 +5,42 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::fields::{Fields, kind};
-use super::{sampling, unsupported};
-use crate::engine::{Message, Prompt, Question, RouteWish};
+use super::order::{self, Manner, Order, Shape};
+use super::unsupported;
+use crate::engine::{Message, Prompt};
 
-/// The OpenAI API takes as many stop texts.
-const MAX_STOPS: usize = 4;
+/// Alternatives per token at most, as in the OpenAI API.
+const MAX_TOP: u32 = 20;
 
-/// What a chat request asks for.
-#[derive(Debug)]
-pub(super) struct ChatRequest {
-    /// For the engine.
-    pub(super) question: Question,
-    /// The answer comes as events.
-    pub(super) stream: bool,
-    /// A last event has the token counts.
-    pub(super) include_usage: bool,
-    /// The answer carries our label: who computed what, and how fast.
-    pub(super) label: bool,
+/// Reads a body. `draw` gives the seed where it has none.
+pub(super) fn parse(body: &[u8], draw: fn() -> u64) -> Result<Order, ApiError> {
+    let map = order::object(body)?;
+    let fields = Fields::new(&map, "");
+    let model = order::model(&fields)?;
+    unsupported::refuse(&fields, &unsupported::CHAT)?;
+    let most = fields.count("max_tokens")?;
+    Ok(Order {
+        shape: Shape::Chat,
+        model,
+        prompts: vec![Prompt::Chat(messages(&fields)?)],
+        echo: false,
+        max_tokens: fields.count("max_completion_tokens")?.or(most),
+        logprobs: logprobs(&fields)?,
+        manner: Manner::read(&fields, draw)?,
+    })
 }
 
-impl ChatRequest {
-    /// Reads a body. `draw` gives the seed where it has none.
-    pub(super) fn parse(body: &[u8], draw: fn() -> u64) -> Result<Self, ApiError> {
-        let body: Value = serde_json::from_slice(body).map_err(|e| ApiError::invalid_json(&e))?;
-        let Some(map) = body.as_object() else {
-            let found = kind(&body);
-            return Err(ApiError::wrong_body(format!("the body must be an object, not {found}")));
-        };
-        let fields = Fields::new(map, "");
-        let Some(model) = fields.text("model")? else {
-            return Err(ApiError::invalid("model", "`model` is missing"));
-        };
-        unsupported::refuse(&fields)?;
-        let most = fields.count("max_tokens")?;
-        let question = Question {
-            model: model.to_owned(),
-            prompt: Prompt::Chat(messages(&fields)?),
-            sampling: sampling::read(&fields, draw)?,
-            max_tokens: fields.count("max_completion_tokens")?.or(most),
-            stop: stops(&fields)?,
-            ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
-            logprobs: None,
-            route: RouteWish::Any,
-        };
-        let stream = fields.flag("stream")?.unwrap_or(false);
-        let mut label = switch(&fields, "taimatsu")?;
-        let mut include_usage = false;
-        if let Some(map) = fields.object("stream_options")? {
-            let options = Fields::new(map, "stream_options.");
-            include_usage = options.flag("include_usage")?.unwrap_or(false);
-            label |= switch(&options, "taimatsu")?;
-        }
-        Ok(Self { question, stream, include_usage, label })
+fn logprobs(fields: &Fields<'_>) -> Result<Option<u8>, ApiError> {
+    let wanted = fields.flag("logprobs")?.unwrap_or(false);
+    let top = fields.count("top_logprobs")?.unwrap_or(0);
+    if top > MAX_TOP {
+        return Err(fields.outside("top_logprobs", "from 0 to 20"));
     }
-}
-
-/// True, or an object (which may hold settings one day), is on.
-fn switch(fields: &Fields<'_>, key: &str) -> Result<bool, ApiError> {
-    match fields.value(key) {
-        None => Ok(false),
-        Some(Value::Bool(on)) => Ok(*on),
-        Some(Value::Object(_)) => Ok(true),
-        Some(_) => Err(fields.outside(key, "true, false or an object")),
+    if top > 0 && !wanted {
+        let text = "`top_logprobs` needs `logprobs` to be true";
+        return Err(ApiError::invalid("top_logprobs", text));
     }
+    Ok(wanted.then_some(top as u8))
 }
 
 fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
@@ -140,32 +113,17 @@ fn text_of(parts: &[Value], place: &str) -> Result<String, ApiError> {
     Ok(texts.join("\n"))
 }
 
-fn stops(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
-    let texts: Option<Vec<String>> = match fields.value("stop") {
-        None => Some(Vec::new()),
-        Some(Value::String(text)) => Some(vec![text.clone()]),
-        Some(Value::Array(list)) if list.len() <= MAX_STOPS => {
-            list.iter().map(|text| text.as_str().map(str::to_owned)).collect()
-        }
-        Some(_) => None,
-    };
-    let mut texts =
-        texts.ok_or_else(|| fields.outside("stop", "a string, or a list of up to 4 strings"))?;
-    // An empty text would stop every answer before its first token; clients send it for "none".
-    texts.retain(|text| !text.is_empty());
-    Ok(texts)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::RouteWish;
     use serde_json::json;
 
     fn seven() -> u64 {
         7
     }
 
-    fn parse(change: Value) -> Result<ChatRequest, Value> {
+    fn parse(change: Value) -> Result<Order, Value> {
         let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
         let target = body.as_object_mut().unwrap();
         for (key, value) in change.as_object().unwrap() {
@@ -174,12 +132,12 @@ mod tests {
         parse_bytes(body.to_string().as_bytes())
     }
 
-    fn parse_bytes(body: &[u8]) -> Result<ChatRequest, Value> {
-        ChatRequest::parse(body, seven).map_err(|error| error.to_json()["error"].take())
+    fn parse_bytes(body: &[u8]) -> Result<Order, Value> {
+        super::parse(body, seven).map_err(|error| error.to_json()["error"].take())
     }
 
-    fn chat(request: &ChatRequest) -> &[Message] {
-        match &request.question.prompt {
+    fn chat(request: &Order) -> &[Message] {
+        match &request.prompts[0] {
             Prompt::Chat(messages) => messages,
             other => panic!("not a chat: {other:?}"),
         }
@@ -188,11 +146,14 @@ mod tests {
     #[test]
     fn a_bare_request_has_the_defaults_of_the_openai_api() {
         let request = parse(json!({})).unwrap();
-        let Question { sampling, max_tokens, stop, ignore_eos, logprobs, .. } = request.question;
+        let Order { max_tokens, logprobs, manner, .. } = request;
+        let Manner { sampling, stop, ignore_eos, stream, include_usage, label, .. } = manner;
         assert_eq!((sampling.temperature, sampling.top_p, sampling.top_k), (1.0, 1.0, 0));
         assert_eq!((sampling.min_p, sampling.repeat_penalty, sampling.seed), (0.0, 1.0, 7));
         assert_eq!((max_tokens, stop, ignore_eos, logprobs), (None, vec![], false, None));
-        assert!(!request.stream && !request.include_usage && !request.label);
+        assert_eq!((sampling.frequency_penalty, sampling.presence_penalty), (0.0, 0.0));
+        assert!(!stream && !include_usage && !label && manner.drawn);
+        assert_eq!((manner.n, manner.route), (1, RouteWish::Any));
     }
 
     #[test]
@@ -261,17 +222,12 @@ mod tests {
     #[test]
     fn what_is_not_supported_and_matters_is_refused_by_name() {
         for (param, value) in [
-            ("n", json!(2)),
-            ("logprobs", json!(true)),
-            ("top_logprobs", json!(3)),
             ("logit_bias", json!({"50256": -100})),
             ("tools", json!([{"type": "function"}])),
             ("tool_choice", json!("required")),
             ("functions", json!([{"name": "f"}])),
             ("function_call", json!({"name": "f"})),
-            ("presence_penalty", json!(0.5)),
             ("response_format", json!({"type": "json_object"})),
-            ("frequency_penalty", json!(-1)),
             ("modalities", json!(["text", "audio"])),
             ("audio", json!({"voice": "x"})),
             ("prediction", json!({"type": "content", "content": "x"})),
@@ -311,6 +267,12 @@ mod tests {
             ("stream", json!("yes")),
             ("stream_options", json!(true)),
             ("n", json!(0)),
+            ("n", json!(9)),
+            ("logprobs", json!(1)),
+            ("top_logprobs", json!(3)),
+            ("top_logprobs", json!(21)),
+            ("presence_penalty", json!(2.1)),
+            ("frequency_penalty", json!("much")),
             ("ignore_eos", json!(1)),
             ("taimatsu", json!("on")),
         ] {
@@ -320,6 +282,11 @@ mod tests {
         }
         let error = parse(json!({"stream_options": {"include_usage": 1}})).unwrap_err();
         assert_eq!(error["param"], "stream_options.include_usage");
+        let error = parse(json!({"taimatsu": {"route": "moon"}})).unwrap_err();
+        assert_eq!(
+            (&error["param"], &error["code"]),
+            (&json!("taimatsu.route"), &json!("invalid_value"))
+        );
     }
 
     #[test]
@@ -344,13 +311,13 @@ mod tests {
             (json!(-9_007_199_254_740_992_i64), 0xffe0_0000_0000_0000),
             (json!(u64::MAX), u64::MAX),
         ] {
-            assert_eq!(parse(json!({"seed": seed})).unwrap().question.sampling.seed, bits);
+            assert_eq!(parse(json!({"seed": seed})).unwrap().manner.sampling.seed, bits);
         }
     }
 
     #[test]
     fn the_newer_length_wins_and_a_huge_one_is_the_most() {
-        let wanted = |change| parse(change).unwrap().question.max_tokens;
+        let wanted = |change| parse(change).unwrap().max_tokens;
         assert_eq!(wanted(json!({"max_tokens": 5, "max_completion_tokens": 9})), Some(9));
         assert_eq!(wanted(json!({"max_tokens": 5, "max_completion_tokens": null})), Some(5));
         assert_eq!(wanted(json!({"max_tokens": 0})), Some(0));
@@ -413,11 +380,39 @@ mod tests {
             "stream_options": {"include_usage": true, "taimatsu": {}},
         }))
         .unwrap();
-        assert_eq!(request.question.stop, ["a", "b"]);
-        assert!(request.stream && request.include_usage && request.label);
-        assert!(request.question.ignore_eos);
-        assert_eq!(parse(json!({"stop": "END"})).unwrap().question.stop, ["END"]);
-        assert!(parse(json!({"taimatsu": true})).unwrap().label);
-        assert!(!parse(json!({"taimatsu": false})).unwrap().label);
+        let Manner { stop, stream, include_usage, label, ignore_eos, .. } = request.manner;
+        assert_eq!(stop, ["a", "b"]);
+        assert!(stream && include_usage && label && ignore_eos);
+        assert_eq!(parse(json!({"stop": "END"})).unwrap().manner.stop, ["END"]);
+        assert!(parse(json!({"taimatsu": true})).unwrap().manner.label);
+        assert!(!parse(json!({"taimatsu": false})).unwrap().manner.label);
+    }
+
+    #[test]
+    fn a_route_can_be_forced_and_brings_the_label() {
+        for (word, wish) in
+            [("local", RouteWish::Local), ("whole", RouteWish::Whole), ("chain", RouteWish::Chain)]
+        {
+            let manner = parse(json!({"taimatsu": {"route": word}})).unwrap().manner;
+            assert_eq!((manner.route, manner.label), (wish, true));
+        }
+        let manner = parse(json!({"taimatsu": {"route": null, "later": 1}})).unwrap().manner;
+        assert_eq!((manner.route, manner.label), (RouteWish::Any, true));
+    }
+
+    #[test]
+    fn choices_logprobs_and_penalties_are_read() {
+        let order = parse(json!({
+            "n": 3, "logprobs": true, "top_logprobs": 20,
+            "presence_penalty": 1.5, "frequency_penalty": -2, "seed": 4,
+        }))
+        .unwrap();
+        assert_eq!((order.choices(), order.logprobs, order.manner.drawn), (3, Some(20), false));
+        let questions = order.questions();
+        let keys: Vec<_> = questions.iter().map(|q| (q.sampling.seed, q.sampling.choice)).collect();
+        assert_eq!(keys, [(4, 0), (4, 1), (4, 2)]);
+        let sampling = questions[2].sampling;
+        assert_eq!((sampling.presence_penalty, sampling.frequency_penalty), (1.5, -2.0));
+        assert_eq!(parse(json!({"logprobs": true})).unwrap().logprobs, Some(0));
     }
 }

@@ -7,7 +7,7 @@ use taimatsu_protocol::{Sampling, Span};
 
 use super::failures::WireFailure;
 use super::sampling::DEFAULT_TEMPERATURE;
-use crate::engine::{Message, Prompt, Question, ReceiptState, RouteWish};
+use crate::engine::{Message, Privacy, Prompt, Question, ReceiptState, RouteWish};
 
 /// `POST /taimatsu/v1/run`: answered by one [`RunEvent`] a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub(crate) struct RunRequest {
     /// Tokens wanted at most.
     #[serde(default)]
     pub(crate) max_tokens: Option<u32>,
-    /// See [`Sampling`]; so are the next four.
+    /// See [`Sampling`]; so are the next six.
     #[serde(default)]
     pub(crate) temperature: Option<f32>,
     /// The k best; 0 is off.
@@ -44,9 +44,18 @@ pub(crate) struct RunRequest {
     /// For tokens that were there before; 1 is off.
     #[serde(default)]
     pub(crate) repeat_penalty: Option<f32>,
+    /// For every time that the answer has a token; 0 is off.
+    #[serde(default)]
+    pub(crate) frequency_penalty: Option<f32>,
+    /// For every token that the answer has; 0 is off.
+    #[serde(default)]
+    pub(crate) presence_penalty: Option<f32>,
     /// None: drawn by the node.
     #[serde(default)]
     pub(crate) seed: Option<u64>,
+    /// Which of several answers with one seed; 0 is the first.
+    #[serde(default)]
+    pub(crate) choice: u32,
     /// Texts that end the answer.
     #[serde(default)]
     pub(crate) stop: Vec<String>,
@@ -59,6 +68,9 @@ pub(crate) struct RunRequest {
     /// None: whatever is best.
     #[serde(default)]
     pub(crate) route: Option<Route>,
+    /// Who may see it.
+    #[serde(default)]
+    pub(crate) privacy: Privacy,
 }
 
 /// One message of a conversation.
@@ -85,7 +97,17 @@ pub(crate) enum Route {
 impl RunRequest {
     /// The request that asks this question.
     pub(crate) fn of(question: &Question) -> Self {
-        let Sampling { repeat_penalty, temperature, top_k, top_p, min_p, seed } = question.sampling;
+        let Sampling {
+            repeat_penalty,
+            frequency_penalty,
+            presence_penalty,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            seed,
+            choice,
+        } = question.sampling;
         let mut request = Self {
             model: question.model.clone(),
             prompt: None,
@@ -98,11 +120,15 @@ impl RunRequest {
             top_p: Some(top_p),
             min_p: Some(min_p),
             repeat_penalty: Some(repeat_penalty),
+            frequency_penalty: Some(frequency_penalty),
+            presence_penalty: Some(presence_penalty),
             seed: Some(seed),
+            choice,
             stop: question.stop.clone(),
             ignore_eos: question.ignore_eos,
             logprobs: question.logprobs,
             route: Route::of(question.route),
+            privacy: question.privacy,
         };
         match &question.prompt {
             Prompt::Chat(messages) => {
@@ -145,17 +171,21 @@ impl RunRequest {
             prompt,
             sampling: Sampling {
                 repeat_penalty: self.repeat_penalty.unwrap_or(1.0),
+                frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+                presence_penalty: self.presence_penalty.unwrap_or(0.0),
                 temperature: self.temperature.unwrap_or(DEFAULT_TEMPERATURE),
                 top_k: self.top_k.unwrap_or(0),
                 top_p: self.top_p.unwrap_or(1.0),
                 min_p: self.min_p.unwrap_or(0.0),
                 seed: self.seed.unwrap_or_else(draw),
+                choice: self.choice,
             },
             max_tokens: self.max_tokens,
             stop: self.stop,
             ignore_eos: self.ignore_eos,
             logprobs: self.logprobs,
             route: Route::wish(self.route),
+            privacy: self.privacy,
         })
     }
 }
@@ -196,16 +226,21 @@ pub(crate) struct ScoreRequest {
     pub(crate) route: Option<Route>,
 }
 
-/// The best continuations after each token.
+/// What may follow each token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ScoreReply {
     /// One entry per token.
     pub(crate) positions: Vec<ScoredPosition>,
+    /// Who computed it.
+    pub(crate) route: RunRoute,
 }
 
-/// One position's best continuations.
+/// What may follow one token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ScoredPosition {
+    /// The natural log probability of the token that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<f32>,
     /// Id and natural log probability, best first. 32 bits each, and JSON keeps every one.
     pub(crate) top: Vec<(u32, f32)>,
 }
@@ -216,6 +251,8 @@ pub(crate) struct ScoredPosition {
 pub(crate) enum RunEvent {
     /// See [`crate::engine::Event::Started`].
     Started(RunStarted),
+    /// See [`crate::engine::Event::Rerouted`].
+    Rerouted(RunRoute),
     /// See [`crate::engine::Event::Token`].
     Token(RunToken),
     /// See [`crate::engine::Event::Finished`].
@@ -229,8 +266,29 @@ pub(crate) enum RunEvent {
 pub(crate) struct RunStarted {
     /// The model's canonical name.
     pub(crate) model: String,
+    /// Of model and numerics.
+    pub(crate) fingerprint: String,
     /// The prompt's ids.
     pub(crate) prompt_tokens: Vec<u32>,
+    /// Who computes.
+    pub(crate) route: RunRoute,
+}
+
+/// See [`crate::engine::Route`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunRoute {
+    /// The hosts in order; none where the node computes alone.
+    pub(crate) hosts: Vec<RunHost>,
+}
+
+/// See [`crate::engine::RouteHost`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunHost {
+    /// Its full id.
+    pub(crate) peer: String,
+    /// What it computes.
+    #[serde(flatten)]
+    pub(crate) span: WireSpan,
 }
 
 /// See [`crate::engine::TokenEvent`].
@@ -351,17 +409,21 @@ mod tests {
             prompt,
             sampling: Sampling {
                 repeat_penalty: 1.1,
+                frequency_penalty: 0.5,
+                presence_penalty: -0.5,
                 temperature: 0.7,
                 top_k: 40,
                 top_p: 0.9,
                 min_p: 0.05,
                 seed: u64::MAX,
+                choice: 2,
             },
             max_tokens: Some(9),
             stop: vec!["END".into()],
             ignore_eos: true,
             logprobs: Some(3),
             route,
+            privacy: Privacy::Trusted,
         }
     }
 
@@ -414,6 +476,7 @@ mod tests {
             TokenEvent { id: 7, text: "é".into(), logprob: Some(-0.1), top: vec![(7, -0.1)] };
         for event in [
             fake::started(),
+            Event::Rerouted(fake::two_hosts()),
             Event::Token(token),
             fake::token(8, ""),
             finished,
@@ -443,21 +506,25 @@ mod tests {
         }
     }
 
+    fn scored(logprob: f32) -> ScoreReply {
+        let row = ScoredPosition { next: Some(logprob), top: vec![(3, logprob)] };
+        ScoreReply { positions: vec![row], route: RunRoute { hosts: Vec::new() } }
+    }
+
     #[test]
     fn log_probabilities_keep_every_bit() {
         // A walk through all sizes that occur, with a stride that shares no factor with 2.
         let mut bits = (-1e-9_f32).to_bits();
         while f32::from_bits(bits) > -100.0 {
-            let reply = ScoreReply {
-                positions: vec![ScoredPosition { top: vec![(3, f32::from_bits(bits))] }],
-            };
+            let reply = scored(f32::from_bits(bits));
             let text = serde_json::to_string(&reply).unwrap();
             let read: ScoreReply = serde_json::from_str(&text).unwrap();
             assert_eq!(read.positions[0].top[0].1.to_bits(), bits, "{text}");
+            assert_eq!(read.positions[0].next.map(f32::to_bits), Some(bits), "{text}");
             bits += 12_345;
         }
-        let reply = ScoreReply { positions: vec![ScoredPosition { top: vec![(3, -0.1)] }] };
-        let text = serde_json::to_string(&reply).unwrap();
-        assert_eq!(text, r#"{"positions":[{"top":[[3,-0.1]]}]}"#);
+        let text = serde_json::to_string(&scored(-0.1)).unwrap();
+        let row = r#"{"next":-0.1,"top":[[3,-0.1]]}"#;
+        assert_eq!(text, format!(r#"{{"positions":[{row}],"route":{{"hosts":[]}}}}"#));
     }
 }

@@ -105,6 +105,19 @@ impl ApiError {
         Self::request(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
 
+    /// A key is needed, and this is none.
+    pub(super) fn unauthorized() -> Self {
+        let message = "this node wants an API key: the header `Authorization: Bearer KEY`";
+        let status = StatusCode::UNAUTHORIZED;
+        Self { kind: "authentication_error", ..Self::request(status, "invalid_api_key", message) }
+    }
+
+    /// Whoever asks may not.
+    pub(super) fn forbidden(code: &'static str, message: &str) -> Self {
+        let status = StatusCode::FORBIDDEN;
+        Self { kind: "permission_error", ..Self::request(status, code, message) }
+    }
+
     /// A bug, or a broken machine.
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
@@ -135,7 +148,7 @@ impl ApiError {
     }
 
     /// Names the parameter at fault.
-    fn about(mut self, param: impl Into<String>) -> Self {
+    pub(super) fn about(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
         self
     }
@@ -201,6 +214,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut reply = (self.status, Json(self.to_json())).into_response();
         let headers = reply.headers_mut();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         match self.retry {
             Retry::Unsaid => {}
             Retry::AfterMs(ms) => {

@@ -120,7 +120,7 @@ impl From<ErrorReply> for EngineError {
 }
 
 /// Parameter names live in the program; a name from elsewhere becomes the last of these.
-const PARAMS: [&str; 18] = [
+const PARAMS: [&str; 20] = [
     "model",
     "prompt",
     "messages",
@@ -132,6 +132,8 @@ const PARAMS: [&str; 18] = [
     "top_p",
     "min_p",
     "repeat_penalty",
+    "frequency_penalty",
+    "presence_penalty",
     "seed",
     "stop",
     "ignore_eos",

@@ -1,5 +1,6 @@
 //! For the tests of this folder: an engine that does what it is told, and helpers around it.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -12,16 +13,18 @@ use taimatsu_protocol::Span;
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
+use super::access::Access;
 use crate::engine::{
     Answer, Engine, EngineError, Event, FinishReason, Finished, HopReport, ModelState, Question,
-    ReceiptState, RouteReport, RouteWish, Scores, Started, TokenEvent,
+    ReceiptState, Route, RouteHost, RouteReport, RouteWish, Score, Scores, Started, TokenEvent,
+    Vocabulary,
 };
 
 /// An engine that does what it is told.
 #[derive(Default)]
 pub(crate) struct Fake {
-    /// What it says to the next question.
-    answer: Mutex<Option<Result<Answer, EngineError>>>,
+    /// What it says to the next questions.
+    answers: Mutex<VecDeque<Result<Answer, EngineError>>>,
     /// What it says about models.
     pub(crate) models: Vec<ModelState>,
     /// What it was asked.
@@ -41,7 +44,7 @@ pub(crate) struct Hand {
 impl Fake {
     /// Refuses.
     pub(crate) fn refusing(error: EngineError) -> Self {
-        Self { answer: Mutex::new(Some(Err(error))), ..Self::default() }
+        Self { answers: Mutex::new([Err(error)].into()), ..Self::default() }
     }
 
     /// Answers with these events, and then drops its end.
@@ -53,12 +56,21 @@ impl Fake {
         fake
     }
 
+    /// Answers one question after the other so.
+    pub(crate) fn saying_each(answers: Vec<Vec<Event>>) -> Self {
+        let answers = answers.into_iter().map(|events| {
+            let fake = Self::saying(events);
+            fake.answers.into_inner().unwrap().pop_front().unwrap()
+        });
+        Self { answers: Mutex::new(answers.collect()), ..Self::default() }
+    }
+
     /// Answers by the test's hand.
     pub(crate) fn in_hand() -> (Self, Hand) {
         let (events, receiver) = mpsc::channel(128);
         let (consumed, told) = watch::channel(0);
         let answer = Answer { events: receiver, consumed };
-        let fake = Self { answer: Mutex::new(Some(Ok(answer))), ..Self::default() };
+        let fake = Self { answers: Mutex::new([Ok(answer)].into()), ..Self::default() };
         (fake, Hand { events, consumed: told })
     }
 
@@ -77,14 +89,14 @@ impl Fake {
 
     /// The router over it.
     pub(crate) fn router(self) -> Router {
-        crate::api::router(Arc::new(self), seven)
+        crate::api::router(Arc::new(self), seven, Access::everybody())
     }
 }
 
 impl Engine for Fake {
     fn ask(&self, question: Question) -> BoxFuture<'_, Result<Answer, EngineError>> {
         self.asked.lock().unwrap().push(question);
-        let answer = self.answer.lock().unwrap().take();
+        let answer = self.answers.lock().unwrap().pop_front();
         Box::pin(async move { answer.expect("the test meant this engine to be asked") })
     }
 
@@ -96,9 +108,19 @@ impl Engine for Fake {
         _route: RouteWish,
     ) -> BoxFuture<'_, Result<Scores, EngineError>> {
         let told = self.scores.lock().unwrap().take();
-        let row = || (0..top).map(|k| (k as u32, -0.1 - k as f32)).collect();
-        let scores = told.unwrap_or_else(|| Ok(ids.iter().map(|_| row()).collect()));
+        let row =
+            |next| Score { next, top: (0..top).map(|k| (k as u32, -0.1 - k as f32)).collect() };
+        let behind = ids.len().saturating_sub(1);
+        let rows = (0..ids.len()).map(|at| row((at < behind).then_some(-0.5))).collect();
+        let scores = told.unwrap_or_else(|| Ok(Scores { rows, route: Route::default() }));
         Box::pin(async move { scores })
+    }
+
+    fn vocabulary(
+        &self,
+        _model: String,
+    ) -> BoxFuture<'_, Result<Arc<dyn Vocabulary>, EngineError>> {
+        Box::pin(async { Ok(Arc::new(Letters) as Arc<dyn Vocabulary>) })
     }
 
     fn models(&self) -> BoxFuture<'_, Vec<ModelState>> {
@@ -118,13 +140,48 @@ impl Engine for Fake {
     }
 }
 
+/// Ids are bytes: 97 is `a`. 0 is a control token.
+pub(crate) struct Letters;
+
+impl Vocabulary for Letters {
+    fn bytes(&self, id: u32) -> &[u8] {
+        static BYTES: [u8; 256] = {
+            let mut bytes = [0; 256];
+            let mut at = 0;
+            while at < 256 {
+                bytes[at] = at as u8;
+                at += 1;
+            }
+            bytes
+        };
+        let at = id as usize;
+        if (1..256).contains(&at) { &BYTES[at..=at] } else { &[] }
+    }
+
+    fn name(&self, id: u32) -> &str {
+        if id == 0 { "<|end|>" } else { "" }
+    }
+}
+
 fn seven() -> u64 {
     7
 }
 
 /// The beginning of every fake answer: three prompt tokens.
 pub(crate) fn started() -> Event {
-    Event::Started(Started { model: "smollm2:135m".into(), prompt_tokens: vec![1, 2, 3] })
+    started_on(Route::default())
+}
+
+/// The same, computed there.
+pub(crate) fn started_on(route: Route) -> Event {
+    let (model, fingerprint) = ("smollm2:135m".into(), "fp_1".into());
+    Event::Started(Started { model, fingerprint, prompt_tokens: vec![1, 2, 3], route })
+}
+
+/// The route of [`two_hops`].
+pub(crate) fn two_hosts() -> Route {
+    let host = |hop: HopReport| RouteHost { peer: hop.peer, span: hop.span };
+    Route { hosts: two_hops().hops.into_iter().map(host).collect() }
 }
 
 /// A token.

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::control::{Route, RunEvent, RunRequest, ScoreReply, ScoreRequest, ScoredPosition};
+use super::control::{Route, RunEvent, RunRequest, ScoreReply, ScoreRequest};
 use super::error::ApiError;
 use super::failures::WireFailure;
 use super::reading::{Reading, begin};
@@ -46,8 +46,7 @@ pub(super) async fn score(State(api): State<Api>, request: Request) -> Result<Re
         let whole = json!(WireFailure::from(error.clone()));
         ApiError::from(error).with("engine", whole)
     })?;
-    let positions = scores.into_iter().map(|top| ScoredPosition { top }).collect();
-    Ok(Json(ScoreReply { positions }).into_response())
+    Ok(Json(ScoreReply::from(scores)).into_response())
 }
 
 /// `GET /taimatsu/v1/status`.
@@ -126,6 +125,7 @@ async fn read<T: DeserializeOwned>(request: Request) -> Result<T, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::access::Access;
     use crate::api::failures::ErrorReply;
     use crate::api::fake::{self, Fake};
     use crate::engine::{EngineError, Prompt, RouteWish};
@@ -162,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn the_question_is_the_requests() {
         let fake = Arc::new(Fake::saying(said()));
-        let router = crate::api::router(fake.clone(), || 5);
+        let router = crate::api::router(fake.clone(), || 5, Access::everybody());
         let body = json!({"model": "m", "prompt": "Once", "raw": true, "route": "chain"});
         fake::reply(router, fake::request("/taimatsu/v1/run", Some(body))).await;
         let asked = fake.asked.lock().unwrap();
@@ -230,8 +230,9 @@ mod tests {
         let request = || fake::request("/taimatsu/v1/score", Some(body.clone()));
         let (status, _, text) = fake::reply(Fake::default().router(), request()).await;
         assert_eq!(status, StatusCode::OK);
-        let row = r#"{"top":[[0,-0.1],[1,-1.1]]}"#;
-        assert_eq!(text, format!(r#"{{"positions":[{row},{row}]}}"#));
+        let top = r#""top":[[0,-0.1],[1,-1.1]]"#;
+        let rows = format!(r#"[{{"next":-0.5,{top}}},{{{top}}}]"#);
+        assert_eq!(text, format!(r#"{{"positions":{rows},"route":{{"hosts":[]}}}}"#));
         for error in fake::every_error() {
             let fake = Fake::default();
             *fake.scores.lock().unwrap() = Some(Err(error.clone()));

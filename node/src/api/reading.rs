@@ -1,7 +1,5 @@
 //! Reading an answer, and telling its engine how far the reader is.
 
-use futures::future::BoxFuture;
-
 use crate::engine::{Answer, EngineError, Event, Question, SharedEngine, Started};
 
 /// An answer being read. Dropping it cancels the answer.
@@ -12,6 +10,11 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// Reads an answer from its beginning.
+    pub(super) const fn new(answer: Answer) -> Self {
+        Self { answer, taken: 0 }
+    }
+
     /// What comes next. To ask is to say that everything before is with the client: only then is
     /// the engine told, so that a slow client slows the chain.
     pub(super) async fn next(&mut self) -> Event {
@@ -24,48 +27,25 @@ impl Reading {
     }
 }
 
-/// An answer of which the first event after its start is here, so that it is known not to have
-/// failed at once.
-pub(super) struct Opened {
-    /// Its beginning.
-    pub(super) started: Started,
-    /// A token or the end; never a failure.
-    pub(super) first: Event,
-    /// The rest.
-    pub(super) reading: Reading,
-}
-
-/// An answer that is being opened.
-pub(super) type Opening = BoxFuture<'static, Result<Opened, EngineError>>;
-
-/// Asks, and waits for the first token: whatever goes wrong before it can still be an HTTP status.
-pub(super) fn open(engine: SharedEngine, question: Question) -> Opening {
-    Box::pin(async move {
-        let (started, mut reading) = begin(&engine, question).await?;
-        match reading.next().await {
-            Event::Failed(error) => Err(error),
-            first => Ok(Opened { started, first, reading }),
-        }
-    })
-}
-
 /// Asks, and waits for the beginning only.
 pub(super) async fn begin(
     engine: &SharedEngine,
     question: Question,
 ) -> Result<(Started, Reading), EngineError> {
-    let answer = engine.ask(question).await?;
-    let mut reading = Reading { answer, taken: 0 };
+    let mut reading = Reading::new(engine.ask(question).await?);
     match reading.next().await {
         Event::Started(started) => Ok((started, reading)),
         Event::Failed(error) => Err(error),
-        Event::Token(_) | Event::Finished(_) => {
-            Err(EngineError::Internal("an answer came without a beginning".into()))
-        }
+        Event::Rerouted(_) | Event::Token(_) | Event::Finished(_) => Err(without_beginning()),
     }
 }
 
 /// An engine that drops its end of the channel has a bug; its answer must not look complete.
-pub(super) fn broken_off() -> EngineError {
+fn broken_off() -> EngineError {
     EngineError::Internal("the answer broke off without a reason".into())
+}
+
+/// The same of one whose answer does not begin with its beginning.
+pub(super) fn without_beginning() -> EngineError {
+    EngineError::Internal("an answer came without a beginning".into())
 }

@@ -1,150 +1,207 @@
-//! The JSON of chat replies: whole, in chunks, and our label on them.
+//! The JSON of answers: whole, in chunks, and our label on them.
 
 use serde::Serialize;
-use serde_json::Value;
 
-use crate::engine::{Finished, HopReport, RouteReport, Started};
+use super::choice::{Choice, Piece};
+use super::logprobs::{ChatLogs, Log, TextLogs};
+use super::order::Shape;
+use crate::engine::{Finished, HopReport, Started};
 
 /// What all chunks of an answer share, and the whole reply has too.
 #[derive(Debug, Clone)]
 pub(super) struct Head {
-    /// `chatcmpl-…`.
+    /// A message or a text.
+    pub(super) shape: Shape,
+    /// `chatcmpl-…`, `cmpl-…`.
     pub(super) id: String,
     /// Unix seconds.
     pub(super) created: u64,
+    /// Of all choices.
+    pub(super) seed: u64,
+    /// The seed was drawn, and is told in the body as well.
+    pub(super) drawn: bool,
+    /// Our label is wanted.
+    pub(super) label: bool,
 }
 
-/// One event of a streamed answer.
+/// A reply, or one event of a streamed one.
 #[derive(Serialize)]
-pub(super) struct Chunk<'a> {
+pub(super) struct Reply<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
     model: &'a str,
-    choices: Vec<ChunkChoice<'a>>,
+    system_fingerprint: &'a str,
+    choices: Vec<Part<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    taimatsu: Option<Label<'a>>,
+    taimatsu: Option<Ours<'a>>,
+}
+
+/// One choice, or a piece of it.
+#[derive(Serialize)]
+pub(super) struct Part<'a> {
+    index: usize,
+    #[serde(flatten)]
+    body: Body<'a>,
+    logprobs: Option<Logs<'a>>,
+    finish_reason: Option<&'static str>,
 }
 
 #[derive(Serialize)]
-struct ChunkChoice<'a> {
-    index: u32,
-    delta: Delta<'a>,
-    logprobs: Option<Value>,
-    finish_reason: Option<&'static str>,
+#[serde(untagged)]
+enum Body<'a> {
+    Message { message: Message<'a> },
+    Delta { delta: Delta<'a> },
+    Text { text: &'a str },
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+    refusal: Option<()>,
 }
 
 /// What a chunk adds to the message.
 #[derive(Serialize, Default)]
-pub(super) struct Delta<'a> {
+struct Delta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a str>,
 }
 
-impl<'a> Delta<'a> {
-    /// The first: who speaks, and nothing said yet.
-    pub(super) const fn role() -> Self {
-        Self { role: Some("assistant"), content: Some("") }
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Logs<'a> {
+    Chat(ChatLogs<'a>),
+    Text(TextLogs<'a>),
+}
+
+impl<'a> Part<'a> {
+    /// The first of a streamed message: who speaks, and nothing said yet. A text has none.
+    pub(super) fn role(shape: Shape, index: usize) -> Option<Self> {
+        let delta = Delta { role: Some("assistant"), content: Some("") };
+        (shape == Shape::Chat).then_some(Self::new(index, Body::Delta { delta }))
     }
 
-    /// More of the answer.
-    pub(super) const fn content(text: &'a str) -> Self {
-        Self { role: None, content: Some(text) }
+    /// More of a streamed choice.
+    pub(super) fn piece(shape: Shape, index: usize, piece: &'a Piece) -> Self {
+        let body = match shape {
+            Shape::Chat => Body::Delta { delta: Delta { role: None, content: Some(&piece.text) } },
+            Shape::Text => Body::Text { text: &piece.text },
+        };
+        let logs = Some(piece.logs.as_slice()).filter(|logs| !logs.is_empty());
+        Self { logprobs: logs.map(|logs| Logs::of(shape, logs)), ..Self::new(index, body) }
+    }
+
+    /// The end of a streamed choice.
+    pub(super) fn end(shape: Shape, index: usize, finished: &Finished) -> Self {
+        let body = match shape {
+            Shape::Chat => Body::Delta { delta: Delta::default() },
+            Shape::Text => Body::Text { text: "" },
+        };
+        Self { finish_reason: Some(finished.reason.word()), ..Self::new(index, body) }
+    }
+
+    /// A whole choice.
+    pub(super) fn whole(shape: Shape, index: usize, said: &'a Said) -> Self {
+        let Said { choice, whole, finished } = said;
+        let body = match shape {
+            Shape::Chat => {
+                let (role, content) = ("assistant", whole.text.as_str());
+                Body::Message { message: Message { role, content, refusal: None } }
+            }
+            Shape::Text => Body::Text { text: &whole.text },
+        };
+        Self {
+            logprobs: choice.has_logs().then(|| Logs::of(shape, &whole.logs)),
+            finish_reason: Some(finished.reason.word()),
+            ..Self::new(index, body)
+        }
+    }
+
+    const fn new(index: usize, body: Body<'a>) -> Self {
+        Self { index, body, logprobs: None, finish_reason: None }
     }
 }
 
-impl<'a> Chunk<'a> {
-    /// A piece of the answer.
-    pub(super) fn piece(head: &'a Head, model: &'a str, delta: Delta<'a>) -> Self {
-        Self::new(head, model, vec![ChunkChoice::new(delta, None)])
+impl<'a> Logs<'a> {
+    const fn of(shape: Shape, logs: &'a [Log]) -> Self {
+        match shape {
+            Shape::Chat => Self::Chat(ChatLogs(logs)),
+            Shape::Text => Self::Text(TextLogs(logs)),
+        }
+    }
+}
+
+/// A choice of which all is there.
+pub(super) struct Said {
+    /// Its beginning and its tokens.
+    pub(super) choice: Choice,
+    /// All its pieces together.
+    pub(super) whole: Piece,
+    /// Its end.
+    pub(super) finished: Finished,
+}
+
+impl<'a> Reply<'a> {
+    /// A chunk of a streamed reply.
+    pub(super) fn chunk(head: &'a Head, started: &'a Started, part: Option<Part<'a>>) -> Self {
+        let object = match head.shape {
+            Shape::Chat => "chat.completion.chunk",
+            Shape::Text => "text_completion",
+        };
+        Self::new(head, object, started, part.into_iter().collect())
     }
 
-    /// The answer's end, with the label where it was asked for.
-    pub(super) fn end(
+    /// A whole reply; `said` is not empty.
+    pub(super) fn whole(head: &'a Head, said: &'a [Said], usage: Usage) -> Self {
+        let object = match head.shape {
+            Shape::Chat => "chat.completion",
+            Shape::Text => "text_completion",
+        };
+        let part = |(index, said)| Part::whole(head.shape, index, said);
+        let parts = said.iter().enumerate().map(part).collect();
+        let reply = Self::new(head, object, &said[0].choice.started, parts);
+        Self { usage: Some(usage), taimatsu: Ours::of(head, said), ..reply }
+    }
+
+    /// The same with our label for the choice that ends in it, or with the seed that was drawn.
+    pub(super) fn labelled(self, head: &Head, choice: &'a Choice, finished: &'a Finished) -> Self {
+        let label = head.label.then(|| Label::new(choice, finished));
+        let ours = Ours { seed: head.seed, label, choices: Vec::new() };
+        Self { taimatsu: (head.label || head.drawn).then_some(ours), ..self }
+    }
+
+    /// The same with the token counts.
+    pub(super) fn counted(self, usage: Usage) -> Self {
+        Self { usage: Some(usage), ..self }
+    }
+
+    fn new(
         head: &'a Head,
-        model: &'a str,
-        finished: &Finished,
-        label: Option<Label<'a>>,
-    ) -> Self {
-        let choice = ChunkChoice::new(Delta::default(), Some(finished.reason.word()));
-        Self { taimatsu: label, ..Self::new(head, model, vec![choice]) }
-    }
-
-    /// The token counts, after the end.
-    pub(super) fn usage(head: &'a Head, model: &'a str, usage: Usage) -> Self {
-        Self { usage: Some(usage), ..Self::new(head, model, Vec::new()) }
-    }
-
-    fn new(head: &'a Head, model: &'a str, choices: Vec<ChunkChoice<'a>>) -> Self {
-        let object = "chat.completion.chunk";
-        let Head { id, created } = head;
-        Self { id, object, created: *created, model, choices, usage: None, taimatsu: None }
-    }
-}
-
-impl<'a> ChunkChoice<'a> {
-    const fn new(delta: Delta<'a>, finish_reason: Option<&'static str>) -> Self {
-        Self { index: 0, delta, logprobs: None, finish_reason }
-    }
-}
-
-/// A whole answer.
-#[derive(Serialize)]
-pub(super) struct Completion<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    choices: [Choice<'a>; 1],
-    usage: Usage,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    taimatsu: Option<Label<'a>>,
-}
-
-#[derive(Serialize)]
-struct Choice<'a> {
-    index: u32,
-    message: Reply<'a>,
-    logprobs: Option<Value>,
-    finish_reason: &'static str,
-}
-
-#[derive(Serialize)]
-struct Reply<'a> {
-    role: &'static str,
-    content: &'a str,
-    refusal: Option<Value>,
-}
-
-impl<'a> Completion<'a> {
-    /// The reply with this text.
-    pub(super) fn new(
-        head: &'a Head,
+        object: &'static str,
         started: &'a Started,
-        text: &'a str,
-        finished: &Finished,
-        label: Option<Label<'a>>,
+        choices: Vec<Part<'a>>,
     ) -> Self {
-        let message = Reply { role: "assistant", content: text, refusal: None };
-        let finish_reason = finished.reason.word();
         Self {
             id: &head.id,
-            object: "chat.completion",
+            object,
             created: head.created,
             model: &started.model,
-            choices: [Choice { index: 0, message, logprobs: None, finish_reason }],
-            usage: Usage::new(started, finished),
-            taimatsu: label,
+            system_fingerprint: &started.fingerprint,
+            choices,
+            usage: None,
+            taimatsu: None,
         }
     }
 }
 
 /// Token counts.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(super) struct Usage {
     prompt_tokens: u32,
     completion_tokens: u32,
@@ -153,27 +210,50 @@ pub(super) struct Usage {
 }
 
 /// Nothing is kept between requests yet, so nothing is saved.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 struct PromptDetails {
     cached_tokens: u32,
 }
 
 impl Usage {
-    /// What an answer took.
-    pub(super) fn new(started: &Started, finished: &Finished) -> Self {
+    /// Adds a choice; its prompt is counted with the first choice only.
+    pub(super) fn add(&mut self, started: &Started, finished: &Finished, first: bool) {
         let prompt = u32::try_from(started.prompt_tokens.len()).unwrap_or(u32::MAX);
-        Self {
-            prompt_tokens: prompt,
-            completion_tokens: finished.completion_tokens,
-            total_tokens: prompt.saturating_add(finished.completion_tokens),
-            prompt_tokens_details: PromptDetails { cached_tokens: 0 },
+        let prompt = if first { prompt } else { 0 };
+        self.prompt_tokens = self.prompt_tokens.saturating_add(prompt);
+        self.completion_tokens = self.completion_tokens.saturating_add(finished.completion_tokens);
+        self.total_tokens = self.prompt_tokens.saturating_add(self.completion_tokens);
+    }
+}
+
+/// The key that is ours: the label, or only the seed.
+#[derive(Serialize)]
+struct Ours<'a> {
+    seed: u64,
+    #[serde(flatten)]
+    label: Option<Label<'a>>,
+    /// Where there are several choices: each one's label.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    choices: Vec<Label<'a>>,
+}
+
+impl<'a> Ours<'a> {
+    fn of(head: &Head, said: &'a [Said]) -> Option<Self> {
+        let seed = head.seed;
+        if !head.label {
+            let only = Self { seed, label: None, choices: Vec::new() };
+            return head.drawn.then_some(only);
         }
+        let label = |said: &'a Said| Label::new(&said.choice, &said.finished);
+        let several = said.len() > 1;
+        let choices = if several { said.iter().map(label).collect() } else { Vec::new() };
+        Some(Self { seed, label: said.first().map(label), choices })
     }
 }
 
 /// Our label on an answer: who computed what and saw what, and how fast it went.
 #[derive(Serialize)]
-pub(super) struct Label<'a> {
+struct Label<'a> {
     route: Vec<LabelHop<'a>>,
     tokens: &'a [u32],
     prompt_tokens: &'a [u32],
@@ -195,16 +275,16 @@ struct LabelHop<'a> {
 }
 
 impl<'a> Label<'a> {
-    /// The label of an answer with these tokens.
-    pub(super) fn new(started: &'a Started, tokens: &'a [u32], report: &'a RouteReport) -> Self {
+    fn new(choice: &'a Choice, finished: &'a Finished) -> Self {
+        let report = &finished.report;
         Self {
             route: report.hops.iter().map(LabelHop::new).collect(),
-            tokens,
-            prompt_tokens: &started.prompt_tokens,
+            tokens: &choice.tokens,
+            prompt_tokens: &choice.started.prompt_tokens,
             ttft_ms: report.ttft_ms,
             tokens_per_second: report.tokens_per_second,
             forwarded_frames: report.forwarded_frames,
-            sealed: !report.hops.is_empty(),
+            sealed: !choice.started.route.hosts.is_empty(),
         }
     }
 }

@@ -11,8 +11,20 @@ const MAX_TEMPERATURE: f64 = 2.0;
 /// Where the request says nothing, the OpenAI API samples from the whole distribution.
 pub(super) const DEFAULT_TEMPERATURE: f32 = 1.0;
 
+/// Bits of a drawn seed: it is told, and many JSON libraries keep no more of a number.
+const DRAWN_BITS: u32 = 53;
+
+/// How tokens are to be chosen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chosen {
+    /// For the engine.
+    pub(super) sampling: Sampling,
+    /// The request left the seed open.
+    pub(super) drawn: bool,
+}
+
 /// Reads them. `draw` gives the seed where the request has none.
-pub(super) fn read(fields: &Fields<'_>, draw: fn() -> u64) -> Result<Sampling, ApiError> {
+pub(super) fn read(fields: &Fields<'_>, draw: fn() -> u64) -> Result<Chosen, ApiError> {
     let temperature = fields
         .number("temperature", "from 0 to 2", |value| (0.0..=MAX_TEMPERATURE).contains(&value))?;
     let top_p =
@@ -20,16 +32,21 @@ pub(super) fn read(fields: &Fields<'_>, draw: fn() -> u64) -> Result<Sampling, A
     let min_p = fields.number("min_p", "from 0 to 1", |value| (0.0..=1.0).contains(&value))?;
     let repeat_penalty = fields
         .number("repeat_penalty", "above 0 and at most 10", |value| value > 0.0 && value <= 10.0)?;
+    let penalty = |key| fields.number(key, "from -2 to 2", |value| (-2.0..=2.0).contains(&value));
+    let seed = seed(fields)?;
     let sampling = Sampling {
         repeat_penalty: repeat_penalty.map_or(1.0, |value| value as f32),
+        frequency_penalty: penalty("frequency_penalty")?.map_or(0.0, |value| value as f32),
+        presence_penalty: penalty("presence_penalty")?.map_or(0.0, |value| value as f32),
         temperature: temperature.map_or(DEFAULT_TEMPERATURE, |value| value as f32),
         top_k: top_k(fields)?,
         top_p: top_p.map_or(1.0, |value| value as f32),
         min_p: min_p.map_or(0.0, |value| value as f32),
-        seed: seed(fields)?.unwrap_or_else(draw),
+        seed: seed.unwrap_or_else(|| draw() & ((1 << DRAWN_BITS) - 1)),
+        choice: 0,
     };
     check(&sampling)?;
-    Ok(sampling)
+    Ok(Chosen { sampling, drawn: seed.is_none() })
 }
 
 /// Whether the chain's tail would take them: in 32 bits, a tiny number may have become 0.

@@ -1,4 +1,4 @@
-//! A chat answer as server-sent events.
+//! An answer as server-sent events.
 //!
 //! Frames are made when the connection asks for them and not before: a slow client holds back the
 //! reading, the reading holds back the credit, and the chain waits. A failure is an event too, and
@@ -14,35 +14,36 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::error::ApiError;
-use super::reading::{Opened, Opening, Reading};
-use super::replies::{Chunk, Delta, Head, Label, Usage};
-use crate::engine::{EngineError, Event, Finished, Started};
+use super::answers::refusal;
+use super::asking::Asking;
+use super::choice::{Choice, Piece};
+use super::opening::{Opened, Opening};
+use super::replies::{Head, Part, Reply, Usage};
+use crate::engine::{EngineError, Event, Finished};
 
 /// Silence after which a comment says that the answer is alive. Proxies and clients give up
 /// after 30 s at the earliest; 15 is the most that our contract allows.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// What the request asked for beside the answer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wishes {
-    /// A last chunk with the token counts.
-    pub(super) usage: bool,
-    /// Our label on the chunk that ends the answer.
-    pub(super) label: bool,
-}
-
 /// An answer on its way to a client. Dropping it cancels the answer.
-pub(super) struct ChatStream {
+pub(super) struct AnswerStream {
     head: Head,
-    wishes: Wishes,
     phase: Phase,
-    /// Frames made and not asked for yet: a few, since one event makes at most four.
+    voices: Vec<Voice>,
+    /// Choices per prompt.
+    n: usize,
+    /// The token counts so far, where they are wanted in the end.
+    usage: Option<Usage>,
+    /// Frames made and not asked for yet: a few, since one event makes at most five.
     ready: VecDeque<Bytes>,
     /// When silence has lasted too long.
     quiet_until: Instant,
-    /// The answer's ids, for the label; empty where none is wanted.
-    tokens: Vec<u32>,
+}
+
+/// A choice, and whether any of it was sent.
+struct Voice {
+    choice: Choice,
+    heard: bool,
 }
 
 /// How far the answer is.
@@ -50,29 +51,30 @@ enum Phase {
     /// Nothing has come.
     Opening(Opening),
     /// Tokens come.
-    Running(Started, Reading),
+    Running(Asking),
     /// All is said.
     Done,
 }
 
-impl ChatStream {
-    /// An answer whose first token is here.
-    pub(super) fn opened(head: Head, wishes: Wishes, opened: Opened) -> Self {
-        let mut stream = Self::new(head, wishes, Phase::Done);
+impl AnswerStream {
+    /// An answer whose first token is here; `n` choices for each prompt.
+    pub(super) fn opened(head: Head, n: usize, usage: bool, opened: Opened) -> Self {
+        let mut stream = Self::new(head, n, usage, Phase::Done);
         stream.begin(opened);
         stream
     }
 
     /// An answer that is still awaited. The client hears at once that it is.
-    pub(super) fn opening(head: Head, wishes: Wishes, opening: Opening) -> Self {
-        let mut stream = Self::new(head, wishes, Phase::Opening(opening));
+    pub(super) fn opening(head: Head, n: usize, usage: bool, opening: Opening) -> Self {
+        let mut stream = Self::new(head, n, usage, Phase::Opening(opening));
         stream.ready.push_back(keepalive());
         stream
     }
 
-    fn new(head: Head, wishes: Wishes, phase: Phase) -> Self {
+    fn new(head: Head, n: usize, usage: bool, phase: Phase) -> Self {
         let quiet_until = Instant::now() + KEEPALIVE;
-        Self { head, wishes, phase, ready: VecDeque::new(), quiet_until, tokens: Vec::new() }
+        let usage = usage.then(Usage::default);
+        Self { head, phase, voices: Vec::new(), n, usage, ready: VecDeque::new(), quiet_until }
     }
 
     /// The next frame for the client; none after the end.
@@ -91,15 +93,16 @@ impl ChatStream {
         match &mut self.phase {
             Phase::Done => return None,
             Phase::Opening(opening) => {
-                match tokio::time::timeout_at(self.quiet_until, opening.as_mut()).await {
+                match tokio::time::timeout_at(self.quiet_until, opening.opened()).await {
                     Ok(Ok(opened)) => self.begin(opened),
                     Ok(Err(error)) => self.fail(error),
                     Err(_) => self.ready.push_back(keepalive()),
                 }
             }
-            Phase::Running(_, reading) => {
-                match tokio::time::timeout_at(self.quiet_until, reading.next()).await {
-                    Ok(event) => self.event(event),
+            Phase::Running(asking) => {
+                match tokio::time::timeout_at(self.quiet_until, asking.next()).await {
+                    Ok(Some((number, event))) => self.event(number, event),
+                    Ok(None) => self.end(),
                     Err(_) => self.ready.push_back(keepalive()),
                 }
             }
@@ -108,60 +111,80 @@ impl ChatStream {
     }
 
     fn begin(&mut self, opened: Opened) {
-        let Opened { started, first, reading } = opened;
-        self.phase = Phase::Running(started, reading);
-        self.piece(Delta::role());
-        self.event(first);
+        let Opened { choices, first: (number, event), asking } = opened;
+        let voice = |choice| Voice { choice, heard: false };
+        self.voices = choices.into_iter().map(voice).collect();
+        self.phase = Phase::Running(asking);
+        self.event(number, event);
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, number: usize, event: Event) {
+        let Some(event) = self.voices[number].choice.settle(event) else { return };
+        if let Event::Failed(error) = event {
+            return self.fail(error);
+        }
+        if !std::mem::replace(&mut self.voices[number].heard, true) {
+            self.send(number, Part::role(self.head.shape, number));
+            if let Some(echo) = self.voices[number].choice.echo() {
+                self.piece(number, &echo);
+            }
+        }
         match event {
             Event::Token(token) => {
-                if self.wishes.label {
-                    self.tokens.push(token.id);
-                }
-                // Half a character, or text held back: nothing to say yet.
-                if !token.text.is_empty() {
-                    self.piece(Delta::content(&token.text));
-                }
+                let piece = self.voices[number].choice.token(token);
+                self.piece(number, &piece);
             }
-            Event::Finished(finished) => self.finish(&finished),
-            Event::Failed(error) => self.fail(error),
-            Event::Started(_) => self.fail(EngineError::Internal("an answer began twice".into())),
+            Event::Finished(finished) => self.finish(number, finished),
+            Event::Started(_) | Event::Rerouted(_) | Event::Failed(_) => {}
         }
     }
 
-    fn piece(&mut self, delta: Delta<'_>) {
-        if let Phase::Running(started, _) = &self.phase {
-            self.ready.push_back(data(&Chunk::piece(&self.head, &started.model, delta)));
+    /// Sends a piece. Half a character, or text held back, is nothing to say yet.
+    fn piece(&mut self, number: usize, piece: &Piece) {
+        if !piece.is_empty() {
+            self.send(number, Some(Part::piece(self.head.shape, number, piece)));
         }
     }
 
-    fn finish(&mut self, finished: &Finished) {
-        if !finished.text.is_empty() {
-            self.piece(Delta::content(&finished.text));
+    fn send(&mut self, number: usize, part: Option<Part<'_>>) {
+        if part.is_some() {
+            let started = &self.voices[number].choice.started;
+            self.ready.push_back(data(&Reply::chunk(&self.head, started, part)));
         }
-        let Phase::Running(started, _) = std::mem::replace(&mut self.phase, Phase::Done) else {
-            return;
-        };
-        let label = self.wishes.label.then(|| Label::new(&started, &self.tokens, &finished.report));
-        self.ready.push_back(data(&Chunk::end(&self.head, &started.model, finished, label)));
-        if self.wishes.usage {
-            let usage = Usage::new(&started, finished);
-            self.ready.push_back(data(&Chunk::usage(&self.head, &started.model, usage)));
+    }
+
+    fn finish(&mut self, number: usize, mut finished: Finished) {
+        let rest = self.voices[number].choice.finish(&mut finished);
+        self.piece(number, &rest);
+        let choice = &self.voices[number].choice;
+        if let Some(usage) = &mut self.usage {
+            usage.add(&choice.started, &finished, number.is_multiple_of(self.n));
+        }
+        let part = Part::end(self.head.shape, number, &finished);
+        let chunk = Reply::chunk(&self.head, &choice.started, Some(part));
+        self.ready.push_back(data(&chunk.labelled(&self.head, choice, &finished)));
+    }
+
+    /// Every choice has ended.
+    fn end(&mut self) {
+        self.phase = Phase::Done;
+        if let (Some(usage), Some(voice)) = (self.usage, self.voices.first()) {
+            let chunk = Reply::chunk(&self.head, &voice.choice.started, None);
+            self.ready.push_back(data(&chunk.counted(usage)));
         }
         self.ready.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
     }
 
-    /// The error, and nothing after it: no reason for the end, no `[DONE]`.
+    /// The error, and nothing after it: no reason for the end, no `[DONE]`. What other choices are
+    /// under way are cancelled.
     fn fail(&mut self, error: EngineError) {
         self.phase = Phase::Done;
         tracing::warn!(%error, id = self.head.id, "an answer broke off");
-        self.ready.push_back(data(&ApiError::from(error).to_json()));
+        self.ready.push_back(data(&refusal(error, self.head.shape).to_json()));
     }
 }
 
-impl IntoResponse for ChatStream {
+impl IntoResponse for AnswerStream {
     fn into_response(self) -> Response {
         let frames = futures::stream::unfold(self, |mut stream| async move {
             let frame = stream.frame().await?;
@@ -233,7 +256,7 @@ mod tests {
 
     fn said() -> Vec<Event> {
         vec![
-            fake::started(),
+            fake::started_on(fake::two_hosts()),
             fake::token(11, "Tor"),
             fake::token(12, ""),
             fake::token(13, "ché\n\n🔥"),
@@ -268,8 +291,87 @@ mod tests {
                 (&event["id"], &event["created"]),
                 (&events[0]["id"], &events[0]["created"])
             );
-            assert!(event.get("usage").is_none() && event.get("taimatsu").is_none());
+            assert!(event.get("usage").is_none());
+            assert_eq!(event["system_fingerprint"], "fp_1");
         }
+    }
+
+    /// Of each choice: its text, and its chunks that end it.
+    fn choices(events: &[Value], count: usize) -> Vec<(String, usize)> {
+        let of = |index: usize| {
+            let choices = events.iter().flat_map(|event| event["choices"].as_array());
+            let mine: Vec<&Value> = choices.flatten().filter(|c| c["index"] == index).collect();
+            let text = |choice: &Value| {
+                let piece = choice["delta"]["content"].as_str().or_else(|| choice["text"].as_str());
+                piece.unwrap_or("").to_owned()
+            };
+            let ends = mine.iter().filter(|choice| choice["finish_reason"].is_string()).count();
+            (mine.iter().map(|choice| text(choice)).collect(), ends)
+        };
+        (0..count).map(of).collect()
+    }
+
+    fn answer(text: &str) -> Vec<Event> {
+        let pieces = text.char_indices().map(|(at, c)| fake::token(at as u32, &c.to_string()));
+        let end = fake::finished("", fake::two_hops());
+        [fake::started()].into_iter().chain(pieces).chain([end]).collect()
+    }
+
+    #[tokio::test]
+    async fn choices_come_side_by_side_each_with_its_index_and_its_end() {
+        let texts = ["first", "2nd", "three", "IV", "5", "sixth answer", "7", "eight"];
+        let fake = Fake::saying_each(texts.map(answer).into());
+        let change = json!({
+            "stream": true, "n": 8, "stream_options": {"include_usage": true, "taimatsu": true},
+        });
+        let (_, _, body) = fake::reply(fake.router(), fake::chat(change)).await;
+        let text = std::str::from_utf8(&body).unwrap();
+        let events: Vec<Value> =
+            text.trim_end().split("\n\n").map(|e| read(e.as_bytes())).collect();
+        let wanted = texts.map(|text| (text.to_owned(), 1));
+        assert_eq!(choices(&events, 8), wanted);
+        let roles = events.iter().filter(|e| e["choices"][0]["delta"]["role"].is_string());
+        assert_eq!(roles.count(), 8);
+        let labels = events.iter().filter(|event| event["taimatsu"]["route"].is_array());
+        assert_eq!(labels.count(), 8);
+        let [.., usage, done] = events.as_slice() else { panic!("{events:?}") };
+        let usage = &usage["usage"];
+        assert_eq!((&usage["prompt_tokens"], &usage["completion_tokens"]), (&json!(3), &json!(24)));
+        assert_eq!(done, "data: [DONE]");
+    }
+
+    #[tokio::test]
+    async fn a_choice_that_fails_ends_the_stream() {
+        let bad = vec![fake::started(), fake::token(1, "x"), Event::Failed(fake::peer_failed())];
+        let fake = Fake::saying_each(vec![answer("a long one"), bad]);
+        let change = json!({"stream": true, "n": 2});
+        let (_, _, body) = fake::reply(fake.router(), fake::chat(change)).await;
+        let text = std::str::from_utf8(&body).unwrap();
+        let last = text.trim_end().rsplit("\n\n").next().unwrap();
+        assert_eq!(read(last.as_bytes())["error"]["code"], "peer_failed");
+        assert!(!text.contains("[DONE]"));
+    }
+
+    #[tokio::test]
+    async fn a_text_is_streamed_with_its_prompt_and_its_log_probabilities() {
+        let body = json!({
+            "model": "m", "prompt": "ab", "stream": true, "echo": true, "logprobs": 0, "seed": 1,
+        });
+        // The prompt's ids are asked for first, then its scores, then the answer.
+        let ids = Event::Started(crate::engine::Started {
+            prompt_tokens: vec![97, 98],
+            ..Default::default()
+        });
+        let fake = Fake::saying_each(vec![vec![ids], answer("cd")]);
+        let (_, _, body) =
+            fake::reply(fake.router(), fake::request("/v1/completions", Some(body))).await;
+        let text = std::str::from_utf8(&body).unwrap();
+        let events: Vec<Value> =
+            text.trim_end().split("\n\n").map(|e| read(e.as_bytes())).collect();
+        assert_eq!(choices(&events, 1), [("abcd".to_owned(), 1)]);
+        assert_eq!(events[0]["object"], "text_completion");
+        assert_eq!(events[0]["choices"][0]["logprobs"]["token_logprobs"], json!([null, -0.5]));
+        assert_eq!(events[1]["choices"][0]["logprobs"]["text_offset"], json!([2]));
     }
 
     #[tokio::test]
@@ -287,7 +389,8 @@ mod tests {
     async fn the_label_is_on_the_chunk_that_ends_the_answer() {
         let options = json!({"taimatsu": true, "include_usage": true});
         let events = events(Fake::saying(said()), options).await;
-        let labelled: Vec<&Value> = events.iter().filter(|e| e.get("taimatsu").is_some()).collect();
+        let labelled: Vec<&Value> =
+            events.iter().filter(|event| event.get("taimatsu").is_some()).collect();
         assert_eq!(labelled.len(), 1);
         assert_eq!(labelled[0]["choices"][0]["finish_reason"], "stop");
         let tokens = "prompt and answer, as tokens";
@@ -300,7 +403,7 @@ mod tests {
         let wanted = json!({
             "route": [hop("a", [0, 9], tokens), hop("b", [10, 29], tokens)],
             "tokens": [11, 12, 13], "prompt_tokens": [1, 2, 3], "ttft_ms": 12.5,
-            "tokens_per_second": 40.25, "forwarded_frames": 1, "sealed": true,
+            "tokens_per_second": 40.25, "forwarded_frames": 1, "sealed": true, "seed": 7,
         });
         assert_eq!(labelled[0]["taimatsu"], wanted);
     }

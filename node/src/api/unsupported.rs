@@ -8,8 +8,8 @@ use super::error::ApiError;
 use super::fields::Fields;
 
 /// Refuses the first parameter that asks for what we cannot do.
-pub(super) fn refuse(fields: &Fields<'_>) -> Result<(), ApiError> {
-    for (key, harmless, why) in RULES {
+pub(super) fn refuse(fields: &Fields<'_>, rules: &[Rule]) -> Result<(), ApiError> {
+    for (key, harmless, why) in rules {
         if fields.value(key).is_some_and(|value| !harmless(value)) {
             let path = fields.path(key);
             return Err(ApiError::unsupported(
@@ -18,18 +18,15 @@ pub(super) fn refuse(fields: &Fields<'_>) -> Result<(), ApiError> {
             ));
         }
     }
-    choices(fields)
+    Ok(())
 }
 
 /// A parameter, which of its values change nothing, and what is missing.
-type Rule = (&'static str, fn(&Value) -> bool, &'static str);
+pub(super) type Rule = (&'static str, fn(&Value) -> bool, &'static str);
 
-const RULES: [Rule; 15] = [
-    ("logprobs", off, "log probabilities are not given yet"),
-    ("top_logprobs", off, "log probabilities are not given yet"),
-    ("logit_bias", no_bias, "no token can be made likelier or less likely"),
-    ("presence_penalty", zero, "use repeat_penalty"),
-    ("frequency_penalty", zero, "use repeat_penalty"),
+/// Of a chat request.
+pub(super) const CHAT: [Rule; 11] = [
+    NO_BIAS,
     ("tools", empty, "tools are not called yet"),
     ("tool_choice", no_choice, "tools are not called yet"),
     ("functions", empty, "functions are not called yet"),
@@ -42,23 +39,25 @@ const RULES: [Rule; 15] = [
     ("chat_template_kwargs", empty, "the template takes no arguments yet"),
 ];
 
-/// `n` is a number of its own: 0 and below are wrong, above 1 is not supported.
-fn choices(fields: &Fields<'_>) -> Result<(), ApiError> {
-    match fields.integer("n")? {
-        None | Some(1) => Ok(()),
-        Some(n) if n < 1 => Err(fields.outside("n", "1 or more")),
-        Some(_) => {
-            Err(ApiError::unsupported("n", "`n` above 1 is not supported here: one answer is made"))
-        }
-    }
-}
+/// Of a request for the continuation of a text.
+pub(super) const TEXT: [Rule; 3] = [
+    NO_BIAS,
+    ("suffix", no_text, "the models here continue a text, and fill no gap in one"),
+    ("best_of", one, "every choice that is made is returned; use `n`"),
+];
+
+const NO_BIAS: Rule = ("logit_bias", no_bias, "no token can be made likelier or less likely");
 
 fn never(_: &Value) -> bool {
     false
 }
 
-fn off(value: &Value) -> bool {
-    value == &Value::Bool(false) || zero(value)
+fn one(value: &Value) -> bool {
+    value.as_f64() == Some(1.0)
+}
+
+fn no_text(value: &Value) -> bool {
+    value.as_str() == Some("")
 }
 
 fn zero(value: &Value) -> bool {

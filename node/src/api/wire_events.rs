@@ -2,18 +2,22 @@
 //! the engine does not compile before it travels.
 
 use super::control::{
-    Reason, RunEvent, RunFinished, RunHop, RunReport, RunStarted, RunToken, WireSpan,
+    Reason, RunEvent, RunFinished, RunHop, RunHost, RunReport, RunRoute, RunStarted, RunToken,
+    ScoreReply, ScoredPosition, WireSpan,
 };
 use crate::engine::{
-    EngineError, Event, FinishReason, Finished, HopReport, RouteReport, Started, TokenEvent,
+    EngineError, Event, FinishReason, Finished, HopReport, Route, RouteHost, RouteReport, Score,
+    Scores, Started, TokenEvent,
 };
 
 impl From<Event> for RunEvent {
     fn from(event: Event) -> Self {
         match event {
-            Event::Started(Started { model, prompt_tokens }) => {
-                Self::Started(RunStarted { model, prompt_tokens })
+            Event::Started(Started { model, fingerprint, prompt_tokens, route }) => {
+                let route = route.into();
+                Self::Started(RunStarted { model, fingerprint, prompt_tokens, route })
             }
+            Event::Rerouted(route) => Self::Rerouted(route.into()),
             Event::Token(TokenEvent { id, text, logprob, top }) => {
                 Self::Token(RunToken { id, text, logprob, top })
             }
@@ -34,9 +38,11 @@ impl From<Event> for RunEvent {
 impl From<RunEvent> for Event {
     fn from(event: RunEvent) -> Self {
         match event {
-            RunEvent::Started(RunStarted { model, prompt_tokens }) => {
-                Self::Started(Started { model, prompt_tokens })
+            RunEvent::Started(RunStarted { model, fingerprint, prompt_tokens, route }) => {
+                let route = route.into();
+                Self::Started(Started { model, fingerprint, prompt_tokens, route })
             }
+            RunEvent::Rerouted(route) => Self::Rerouted(route.into()),
             RunEvent::Token(RunToken { id, text, logprob, top }) => {
                 Self::Token(TokenEvent { id, text, logprob, top })
             }
@@ -51,6 +57,34 @@ impl From<RunEvent> for Event {
             }),
             RunEvent::Failed(failure) => Self::Failed(EngineError::from(failure)),
         }
+    }
+}
+
+impl From<Route> for RunRoute {
+    fn from(Route { hosts }: Route) -> Self {
+        let host = |RouteHost { peer, span }| RunHost { peer, span: WireSpan(span) };
+        Self { hosts: hosts.into_iter().map(host).collect() }
+    }
+}
+
+impl From<RunRoute> for Route {
+    fn from(RunRoute { hosts }: RunRoute) -> Self {
+        let host = |RunHost { peer, span: WireSpan(span) }| RouteHost { peer, span };
+        Self { hosts: hosts.into_iter().map(host).collect() }
+    }
+}
+
+impl From<Scores> for ScoreReply {
+    fn from(Scores { rows, route }: Scores) -> Self {
+        let row = |Score { next, top }| ScoredPosition { next, top };
+        Self { positions: rows.into_iter().map(row).collect(), route: route.into() }
+    }
+}
+
+impl From<ScoreReply> for Scores {
+    fn from(ScoreReply { positions, route }: ScoreReply) -> Self {
+        let row = |ScoredPosition { next, top }| Score { next, top };
+        Self { rows: positions.into_iter().map(row).collect(), route: route.into() }
     }
 }
 

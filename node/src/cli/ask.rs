@@ -7,8 +7,8 @@ use taimatsu_protocol::Sampling;
 
 use super::{Global, RouteArg, RunArgs, ScoreArgs, client, node};
 use crate::engine::{
-    Event, FinishReason, Finished, HopReport, Message, Prompt, Question, RouteReport, RouteWish,
-    Scores,
+    Event, FinishReason, Finished, HopReport, Message, Privacy, Prompt, Question, RouteReport,
+    RouteWish, Score, Scores,
 };
 use crate::failure::{Code, Failure};
 use crate::local::{self, absolute};
@@ -71,10 +71,11 @@ async fn score_here(global: &Global, args: &ScoreArgs) -> Result<Scores, Failure
 
 fn print_scores(global: &Global, ids: &[u32], scores: &Scores) -> Result<(), Failure> {
     if global.json {
-        let positions: Vec<Value> = scores.iter().map(|top| json!({ "top": top })).collect();
+        let json = |row: &Score| json!({ "top": row.top, "next": row.next });
+        let positions: Vec<Value> = scores.rows.iter().map(json).collect();
         return say(json!({"schema_version": 1, "positions": positions}));
     }
-    for (id, top) in ids.iter().zip(scores) {
+    for (id, Score { top, .. }) in ids.iter().zip(&scores.rows) {
         let best: Vec<String> =
             top.iter().map(|(id, logprob)| format!("{id} {logprob:.4}")).collect();
         say(format!("{id:>7}  {}", best.join("  ")))?;
@@ -100,17 +101,21 @@ fn question(args: &RunArgs, seed: u64) -> Result<Question, Failure> {
         prompt,
         sampling: Sampling {
             repeat_penalty: args.repeat_penalty,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
             temperature: args.temperature,
             top_k: args.top_k,
             top_p: args.top_p,
             min_p: args.min_p,
             seed,
+            choice: 0,
         },
         max_tokens: Some(args.max_tokens),
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
         logprobs: None,
         route: args.route.map_or(RouteWish::Any, RouteWish::from),
+        privacy: args.privacy.map_or(Privacy::Anyone, Privacy::from),
     })
 }
 
@@ -216,6 +221,7 @@ impl Printer {
                 self.model = started.model;
                 self.prompt_tokens = started.prompt_tokens;
             }
+            Event::Rerouted(_) => {}
             Event::Token(token) => {
                 self.tokens.push(token.id);
                 self.show(&token.text)?;

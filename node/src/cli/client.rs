@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use taimatsu_protocol::opening::VERSION;
 
 use super::{Cli, Global};
+use crate::api_keys::ApiKeys;
 use crate::config;
 use crate::failure::{Code, Failure};
 use crate::home::note_of;
@@ -21,7 +22,9 @@ pub(super) async fn find_node(global: &Global) -> Result<Option<NodeClient>, Fai
         Some(_) => Some(config::api(global)?),
         None => note_of(&config::home(global)?).map(|note| note.api),
     };
-    let Some(client) = address.and_then(NodeClient::new) else { return Ok(None) };
+    let keys = ApiKeys::of(global)?;
+    let client = address.and_then(|address| NodeClient::new(address, &keys));
+    let Some(client) = client else { return Ok(None) };
     match client.answers().await {
         true => Ok(Some(client)),
         false if global.api.is_some() => Err(no_node(global)),

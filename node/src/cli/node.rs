@@ -1,5 +1,6 @@
 //! `taimatsu up`: this machine's node in the foreground; and the demo's processes.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
@@ -8,9 +9,11 @@ use taimatsu_bootstrap as bootstrap;
 use taimatsu_executor::ExecutorLimits;
 use taimatsu_model::catalogue;
 use taimatsu_network::Multiaddr;
-use taimatsu_protocol::SwarmId;
+use taimatsu_protocol::{PeerId, SwarmId};
 
 use super::{DemoNodeArgs, Global, UpArgs};
+use crate::api::access::Access;
+use crate::api_keys::ApiKeys;
 use crate::demo::{Ready, Starting, end_with_parent, is_over};
 use crate::failure::{Code, Failure};
 use crate::home::{Home, NodeNote};
@@ -122,7 +125,9 @@ impl Started {
 async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Started, Failure> {
     let home = Home::take(&config::home(global)?)?;
     let key = home.key()?;
-    let listener = bind_api(config::api(global)?).await?;
+    let address = config::api(global)?;
+    let access = Access::new(address, &ApiKeys::of(global)?)?;
+    let listener = bind_api(address).await?;
     // All that can be refused is refused before anything is promised.
     let offers = offers(global, args).await?;
     let mut node = Node::start(NodeConfig {
@@ -131,6 +136,8 @@ async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Starte
         listen: listen(args)?,
         bootstrap: addresses(&args.bootstrap)?,
         max_sessions: args.max_sessions as usize,
+        privacy: args.privacy.into(),
+        trusted: trusted(&args.trust)?,
         models: config::models(global)?,
         home: home.path().to_path_buf(),
         tap: None,
@@ -145,7 +152,7 @@ async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Starte
         .local_addr()
         .map_err(|error| Failure::of(Code::Resources, "the API has no address", &error))?;
     let (stop_api, stopped) = tokio::sync::oneshot::channel::<()>();
-    let router = api::router(node.engine(), crate::entropy::seed);
+    let router = api::router(node.engine(), crate::entropy::seed, access);
     let api = tokio::spawn(api::serve(listener, router, async { drop(stopped.await) }));
     stages.done("API", &format!("http://{address}/v1"));
     let note = NodeNote { api: address, pid: std::process::id(), peer: node.peer() };
@@ -229,6 +236,17 @@ fn listen(args: &UpArgs) -> Result<Vec<Multiaddr>, Failure> {
     }
     let port = if args.serve.is_empty() { 0 } else { config::DEFAULT_PORT };
     addresses(&[format!("/ip4/0.0.0.0/tcp/{port}"), format!("/ip4/0.0.0.0/udp/{port}/quic-v1")])
+}
+
+fn trusted(texts: &[String]) -> Result<BTreeSet<PeerId>, Failure> {
+    let read = |text: &String| {
+        text.parse().map_err(|error| {
+            Failure::new(Code::Usage, format!("cannot trust `{text}`"))
+                .because(error)
+                .try_this("the full id, as the host's `taimatsu status` shows it")
+        })
+    };
+    texts.iter().map(read).collect()
 }
 
 fn addresses(texts: &[String]) -> Result<Vec<Multiaddr>, Failure> {

@@ -1,7 +1,7 @@
 //! What goes into a hop and what comes out of it.
 
 use bytes::Bytes;
-use taimatsu_protocol::control::{HopFailure, ToClient, ToHop, Token, Violation};
+use taimatsu_protocol::control::{HopFailure, Score, ToClient, ToHop, Token, Violation};
 use taimatsu_protocol::link::{Downstream, LinkAck};
 use taimatsu_protocol::receipt::Receipt;
 use taimatsu_protocol::sealed::Mark;
@@ -85,8 +85,8 @@ pub enum Executed {
     Hidden(Bytes),
     /// The token that follows.
     Sampled(Token),
-    /// Per position of the job, its best continuations.
-    Scored(Vec<Vec<(u32, f32)>>),
+    /// Per position of the job, what may follow it.
+    Scored(Vec<Score>),
     /// Nothing was asked for.
     Nothing,
 }

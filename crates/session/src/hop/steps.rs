@@ -3,9 +3,8 @@
 use bytes::Bytes;
 use taimatsu_protocol::Moment;
 use taimatsu_protocol::codec::BoundedVec;
-use taimatsu_protocol::control::{HopFailure, ToClient, Violation};
+use taimatsu_protocol::control::{HopFailure, Score, ToClient, Violation};
 use taimatsu_protocol::link::{Downstream, LinkAck, MAX_STEP};
-use taimatsu_protocol::opening::MAX_TOP;
 use taimatsu_protocol::sealed::Mark;
 
 use super::{Book, Executed, Hop, HopOutput, Job, JobInput, Pending, Running, State, Want};
@@ -134,7 +133,7 @@ impl Hop {
                 let releases = self.tail.as_mut().map(|tail| tail.sampled(token));
                 self.release(now, releases.unwrap_or_default());
             }
-            Executed::Scored(top) => self.scored(now, start, top),
+            Executed::Scored(rows) => self.scored(now, start, &rows),
             Executed::Nothing => {}
         }
     }
@@ -207,13 +206,12 @@ impl Hop {
         }
     }
 
-    pub(super) fn scored(&mut self, now: Moment, start: u32, top: Vec<Vec<(u32, f32)>>) {
+    pub(super) fn scored(&mut self, now: Moment, start: u32, rows: &[Score]) {
         // A frame holds 64 KiB, so alternatives go out by few positions at a time.
-        for (chunk, rows) in top.chunks(SCORES_PER_FRAME).enumerate() {
+        for (chunk, rows) in rows.chunks(SCORES_PER_FRAME).enumerate() {
             let position = start + (chunk * SCORES_PER_FRAME) as u32;
-            let rows = rows.iter().map(|row| BoundedVec::<_, MAX_TOP>::truncated(row.clone()));
-            let top = BoundedVec::truncated(rows);
-            self.tell_client(now, ToClient::Scored { position, top });
+            let rows = BoundedVec::truncated(rows.iter().cloned());
+            self.tell_client(now, ToClient::Scored { position, rows });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What goes into the client's machine and what comes out of it.
 
 use bytes::Bytes;
-use taimatsu_protocol::control::{HopFailure, ToClient, ToHop, Token};
+use taimatsu_protocol::control::{HopFailure, Score, ToClient, ToHop, Token};
 use taimatsu_protocol::opening::Refusal;
 
 use crate::policy::CREDIT;
@@ -83,8 +83,8 @@ pub enum OriginOutput {
     Open,
     /// A token of the answer, in order.
     Token(Token),
-    /// Best continuations of the next prompt position, in order.
-    Scored(Vec<(u32, f32)>),
+    /// What may follow the next prompt position, in order.
+    Scored(Score),
     /// The answer is over; nothing follows.
     Ended(Result<Finish, Failure>),
 }
