@@ -8,6 +8,10 @@ use futures::future::BoxFuture;
 use taimatsu_protocol::{Sampling, Span};
 use tokio::sync::{mpsc, watch};
 
+mod error;
+
+pub use error::EngineError;
+
 /// Events that may wait for a slow reader; the chain runs at most a credit of 64 tokens ahead.
 pub const EVENTS: usize = 128;
 
@@ -332,92 +336,6 @@ pub struct ModelState {
     pub missing: Vec<[u32; 2]>,
     /// Hosts of any span of it.
     pub hosts: u32,
-}
-
-/// Why there is no answer (or not all of it).
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum EngineError {
-    /// No such model here or in the swarm. `near` holds names that are alike.
-    #[error("model `{name}` is not known here")]
-    UnknownModel {
-        /// As asked for.
-        name: String,
-        /// Names that are alike.
-        near: Vec<String>,
-    },
-    /// Something in the question cannot be.
-    #[error("{message}")]
-    Invalid {
-        /// Which parameter.
-        param: &'static str,
-        /// What is wrong, and what would be right.
-        message: String,
-    },
-    /// The prompt (with the answer asked for) does not fit.
-    #[error("this model's maximum context length is {limit} tokens; the request needs {asked}")]
-    ContextOverflow {
-        /// Positions of the model (or of its hosts).
-        limit: u32,
-        /// Prompt and wanted answer.
-        asked: u32,
-        /// Of these, the prompt.
-        prompt: u32,
-    },
-    /// Blocks of the model have no host (inclusive ranges).
-    #[error("no host for blocks {} of {model}", ranges(missing))]
-    Uncovered {
-        /// The model.
-        model: String,
-        /// Inclusive ranges of blocks.
-        missing: Vec<[u32; 2]>,
-    },
-    /// Nobody is known who hosts any of it.
-    #[error("no host of {model} is known")]
-    NoHost {
-        /// The model.
-        model: String,
-    },
-    /// There are hosts, but not for the route that was asked for.
-    #[error("no route of the kind `{wish}` to {model}")]
-    NoSuchRoute {
-        /// The model.
-        model: String,
-        /// As asked for.
-        wish: &'static str,
-    },
-    /// Hosts are there, and all refuse for now.
-    #[error("all hosts are busy: {cause}")]
-    Busy {
-        /// The last refusal.
-        cause: String,
-        /// When to ask again, in milliseconds.
-        retry_ms: u32,
-    },
-    /// A host was lost or failed while the answer was made.
-    #[error("host {peer} (blocks {span}) failed: {cause}")]
-    PeerFailed {
-        /// The host's full id.
-        peer: String,
-        /// What it computed.
-        span: Span,
-        /// What happened.
-        cause: String,
-    },
-    /// A host did not answer in time.
-    #[error("host {peer} (blocks {span}) did not answer in time")]
-    PeerTimeout {
-        /// The host's full id.
-        peer: String,
-        /// What it computes.
-        span: Span,
-    },
-    /// A bug or a broken machine here.
-    #[error("internal error: {0}")]
-    Internal(String),
-}
-
-fn ranges(missing: &[[u32; 2]]) -> String {
-    missing.iter().map(|[a, b]| format!("{a}-{b}")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
