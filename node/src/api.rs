@@ -25,12 +25,12 @@ mod order;
 mod reading;
 mod replies;
 mod sampling;
+mod server;
 mod sse;
 mod text_request;
 mod unsupported;
 mod wire_events;
 
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,20 +41,18 @@ use axum::http::{HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use futures::FutureExt;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 
 use self::access::Access;
 use self::error::ApiError;
+pub(crate) use self::server::serve;
 use crate::engine::SharedEngine;
 
 /// The largest request body. A prompt that fills a long context is far below it.
 const MAX_BODY: usize = 8 << 20;
 
-/// How long answers under way may go on once the node is told to stop. Supervisors kill after ten.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a request's body may take to come.
+const BODY: Duration = Duration::from_secs(60);
 
 /// What every handler shares.
 #[derive(Clone)]
@@ -93,43 +91,6 @@ pub(crate) fn router(engine: SharedEngine, draw: fn() -> u64, access: Access) ->
         .with_state(api)
 }
 
-/// Answers requests until `shutdown` comes true, and then finishes what is under way, for a few
-/// seconds at most.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) {
-    // A token is a small packet, and must not wait for the next one.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection stays without TCP_NODELAY");
-        }
-    });
-    let (told, stopping) = oneshot::channel();
-    let signal = async move {
-        shutdown.await;
-        // The receiver lives as long as this server.
-        let _ = told.send(());
-    };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(signal).into_future();
-    let out_of_patience = async move {
-        if stopping.await.is_err() {
-            // The signal is gone without having come: the server ends by itself.
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        ended = serving => {
-            if let Err(error) = ended {
-                tracing::error!(%error, "the API ended");
-            }
-        }
-        () = out_of_patience => tracing::warn!("answers under way were cut off by the shutdown"),
-    }
-}
-
 /// Around every handler: an id on every reply, and a panic becomes a reply like any other.
 async fn envelope(draw: fn() -> u64, request: Request, next: Next) -> Response {
     let id = format!("req_{:016x}", draw());
@@ -166,7 +127,9 @@ async fn body_of(request: Request) -> Result<Bytes, ApiError> {
     if announced.is_some_and(|length| length > MAX_BODY as u64) {
         return Err(ApiError::too_large(MAX_BODY));
     }
-    read_bounded(request.into_body()).await
+    tokio::time::timeout(BODY, read_bounded(request.into_body()))
+        .await
+        .unwrap_or_else(|_| Err(ApiError::broken_body("it did not come in time")))
 }
 
 async fn read_bounded(body: Body) -> Result<Bytes, ApiError> {
@@ -193,12 +156,15 @@ mod fake;
 
 #[cfg(test)]
 mod tests {
+    use super::server::{GRACE, HEAD};
     use super::*;
     use crate::api::fake::{self, Fake};
     use axum::http::StatusCode;
     use serde_json::{Value, json};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
     use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
 
     fn head(method: &str, path: &str) -> Request {
         Request::builder().method(method).uri(path).body(Body::empty()).unwrap()
@@ -393,5 +359,18 @@ mod tests {
         stop.send(()).unwrap();
         server.await.unwrap();
         assert!(before.elapsed() >= GRACE);
+    }
+    #[tokio::test]
+    async fn who_never_ends_a_request_is_cut_off() {
+        let (fake, _hand) = Fake::in_hand();
+        let (address, _stop, _server) = listen(fake).await;
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET /version HTTP/1.1\r\nhost: x\r\nx: ").await.unwrap();
+        tokio::time::pause();
+        let before = tokio::time::Instant::now();
+        let mut rest = Vec::new();
+        let _ = slow.read_to_end(&mut rest).await;
+        assert!(before.elapsed() >= HEAD, "it ended by its deadline");
+        assert!(!String::from_utf8_lossy(&rest).contains("200"));
     }
 }

@@ -23,6 +23,9 @@ use crate::stages::Stages;
 use crate::stdout::say;
 use crate::{api, config};
 
+/// File descriptors that a node may need: two for each connection, and files.
+const DESCRIPTORS: u64 = 8_192;
+
 /// Runs a node until it is told to stop.
 pub(super) async fn up(global: &Global, args: UpArgs) -> Result<(), Failure> {
     let stages = Stages::start(global.quiet);
@@ -123,6 +126,10 @@ impl Started {
 }
 
 async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Started, Failure> {
+    // Connections of peers and of the API are bounded by number; the system must not be tighter.
+    if let Err(error) = rlimit::increase_nofile_limit(DESCRIPTORS) {
+        tracing::warn!(%error, "the number of file descriptors stays as it is");
+    }
     let home = Home::take(&config::home(global)?)?;
     let key = home.key()?;
     let address = config::api(global)?;
