@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Sampling parameters. Penalties and filters run in the order of the fields, all of the penalties
 /// before greedy choice too (docs/protocol.md 3.6); a value that does nothing turns its filter off.
-/// `temperature` 0 is greedy: the highest logit, ties to the lowest id.
+/// `temperature` below [`GREEDY_BELOW`] is greedy: the highest logit, ties to the lowest id.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// Divides a positive logit, multiplies a negative one, of every token in the prompt or the
@@ -29,6 +29,9 @@ pub struct Sampling {
     /// Tells several answers to one question with one seed apart.
     pub choice: u32,
 }
+
+/// Divided by less than this, logits leave what 32 bits hold; and luck has no say long before.
+pub const GREEDY_BELOW: f32 = 1e-6;
 
 impl Sampling {
     /// The highest logit, always.

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use taimatsu_protocol::Sampling;
+use taimatsu_protocol::sampling::GREEDY_BELOW;
 
 /// What stands before a token that is to be chosen.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +42,7 @@ impl Sampler {
     pub fn sample(&self, logits: &[f32], history: History<'_>, position: u32) -> u32 {
         let mut logits = logits.to_vec();
         self.penalise(&mut logits, history);
-        if self.parameters.temperature <= 0.0 {
+        if self.parameters.temperature < GREEDY_BELOW {
             return greedy(&logits);
         }
         let filtered = self.parameters.top_p < 1.0 || self.parameters.min_p > 0.0;
@@ -264,6 +265,15 @@ mod tests {
         assert_eq!(sampler.sample(&[f32::NAN, -0.0, 0.0], ALONE, 0), 1);
         assert_eq!(sampler.sample(&[f32::NAN; 3], ALONE, 0), 0);
         assert_eq!(sampler.sample(&[], ALONE, 0), 0);
+    }
+
+    #[test]
+    fn the_coldest_are_greedy() {
+        let logits = [5.0, 90.0, 90.5, -3.0];
+        for temperature in [0.0, 1e-45, 1e-38, 9e-7] {
+            let sampler = Sampler::new(Sampling { temperature, ..warm() });
+            assert_eq!(sampler.sample(&logits, History { prompt: &[], answer: &[] }, 4), 2);
+        }
     }
 
     #[test]
