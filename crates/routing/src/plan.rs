@@ -60,7 +60,8 @@ pub enum PlanError {
 /// The best chain for a request, from what the table holds (call [`HostTable::expire`] first).
 ///
 /// A hop costs half a round trip to it, its measured time for one position times the sessions it
-/// would share with, and ten seconds where its free KV is short. The fewest hops win, unless more
+/// would share with (but never less than this node has itself seen of it, see
+/// [`HostTable::observed`]), and ten seconds where its free KV is short. The fewest hops win, unless more
 /// are faster by [`PATIENCE`]. Spans are used as announced where possible, otherwise from their
 /// middle on; a suspended host is used only where there is no way without.
 ///

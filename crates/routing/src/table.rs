@@ -1,10 +1,12 @@
 //! What hosts said of themselves, signed, until it expires.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use taimatsu_protocol::signed::{SignedBytes, Verified};
 use taimatsu_protocol::{Announcement, ModelId, Moment, PeerId, Span, UnixSeconds};
 
+use crate::observed::{HopSpeed, Observations};
 use crate::policy::{
     MAX_ANNOUNCEMENTS, MAX_ANSWERED, MAX_PER_HOST, MAX_PER_MODEL, MAX_REMEMBERED,
     UNKNOWN_RTT_MICROS,
@@ -22,6 +24,7 @@ pub struct HostTable {
     suspended: BTreeMap<PeerId, Moment>,
     /// Round trips from this node, in microseconds.
     rtts: BTreeMap<PeerId, u32>,
+    observed: Observations,
 }
 
 /// What became of an announcement.
@@ -86,6 +89,7 @@ impl HostTable {
             self.remove(key);
         }
         self.suspended.retain(|_, until| *until > now);
+        self.observed.expire(now);
     }
 
     /// Passes over a host until then, unless there is no other. When too many are suspended, the
@@ -130,6 +134,36 @@ impl HostTable {
     pub(crate) fn rtt_from_me(&self, me: &PeerId, host: &Announcement) -> u64 {
         let measured = self.rtts.get(&host.host).copied();
         measured.or_else(|| announced_rtt(host, me)).map_or(UNKNOWN_RTT_MICROS, u64::from)
+    }
+
+    /// Notes how fast the hops of an answer were, leader first: as they reported it, and how long
+    /// a token took by this node's own clock. From now on no announcement makes them faster.
+    pub fn observed(
+        &mut self,
+        now: Moment,
+        model: ModelId,
+        hops: &[HopSpeed],
+        lap: Option<Duration>,
+    ) {
+        let neighbours = hops.iter().zip(hops.iter().cycle().skip(1));
+        let links = match hops.len() {
+            0 | 1 => 0,
+            _ => neighbours.map(|(a, b)| self.rtt_between(model, &a.host, &b.host) / 2).sum(),
+        };
+        self.observed.note(now, model, hops, lap, links);
+    }
+
+    /// Microseconds that `blocks` blocks of this host's span take, if this node has seen it.
+    pub(crate) fn seen_micros(&self, host: &Announcement, blocks: u64) -> Option<u64> {
+        self.observed.micros(host.host, host.model, blocks)
+    }
+
+    fn rtt_between(&self, model: ModelId, a: &PeerId, b: &PeerId) -> u64 {
+        let said = |from: &PeerId, to: &PeerId| {
+            let announced = self.models.get(&model)?.values().map(Verified::record);
+            announced.filter(|held| held.host == *from).find_map(|held| announced_rtt(held, to))
+        };
+        said(a, b).or_else(|| said(b, a)).map_or(UNKNOWN_RTT_MICROS, u64::from)
     }
 
     /// The models that somebody announces, in order.
