@@ -21,6 +21,8 @@ pub struct HostTable {
     models: BTreeMap<ModelId, BTreeMap<(PeerId, Span), Verified<Announcement>>>,
     per_host: BTreeMap<PeerId, usize>,
     length: usize,
+    /// Nothing held expires before: what is told by the thousand is not searched each time.
+    quiet_until: Option<UnixSeconds>,
     suspended: BTreeMap<PeerId, Moment>,
     /// Round trips from this node, in microseconds.
     rtts: BTreeMap<PeerId, u32>,
@@ -61,12 +63,15 @@ impl HostTable {
         if Span::new(span.blocks(), blocks) != Ok(span) {
             return Inserted::Malformed;
         }
+        let expires = announcement.expires;
+        let quiet_until = Some(self.quiet_until.map_or(expires, |until| until.min(expires)));
         let held = self.models.get_mut(&model).and_then(|held| held.get_mut(&(host, span)));
         if let Some(held) = held {
             if announcement.sequence <= held.record().sequence {
                 return Inserted::Stale;
             }
             *held = verified;
+            self.quiet_until = quiet_until;
             return Inserted::Newer;
         }
         if !self.make_room(announcement) {
@@ -75,21 +80,23 @@ impl HostTable {
         self.models.entry(model).or_default().insert((host, span), verified);
         *self.per_host.entry(host).or_default() += 1;
         self.length += 1;
+        self.quiet_until = quiet_until;
         Inserted::New
     }
 
     /// Forgets what has expired by `wall`, and suspensions that are over by `now`.
     pub fn expire(&mut self, now: Moment, wall: UnixSeconds) {
-        let expired: Vec<Key> = self
-            .iter()
-            .filter(|held| held.record().expires <= wall)
-            .map(|held| key(held.record()))
-            .collect();
+        self.suspended.retain(|_, until| *until > now);
+        self.observed.expire(now);
+        if self.quiet_until.is_none_or(|until| wall < until) {
+            return;
+        }
+        let records = self.iter().map(Verified::record);
+        let expired: Vec<Key> = records.filter(|held| held.expires <= wall).map(key).collect();
         for key in expired {
             self.remove(key);
         }
-        self.suspended.retain(|_, until| *until > now);
-        self.observed.expire(now);
+        self.quiet_until = self.iter().map(|held| held.record().expires).min();
     }
 
     /// Passes over a host until then, unless there is no other. When too many are suspended, the

@@ -35,7 +35,7 @@ pub(crate) type LookupId = u64;
 
 /// Provider records, lookups under way, and signatures that were checked before.
 #[derive(Debug, Default)]
-pub struct Directory {
+pub(crate) struct Directory {
     /// Who provides, and from when on it is found.
     records: BTreeMap<(ModelId, u32), BTreeMap<NodeId, Moment>>,
     everybody: BTreeMap<NodeId, Moment>,

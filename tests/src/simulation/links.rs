@@ -57,7 +57,9 @@ impl Links {
     pub fn one_way(&self, from: NodeId, to: NodeId) -> u64 {
         let ((ax, ay), (bx, by)) = (self.places[from], self.places[to]);
         let far = (ax.abs_diff(bx) + ay.abs_diff(by)) / 2;
-        LEAST_MICROS + self.weather.span_micros * far / MAP
+        // Networks are no maps: the way may be straight, or lead round three corners.
+        let detour = 50 + (ax * 31 + ay * 17 + bx * 31 + by * 17) % 151;
+        LEAST_MICROS + self.weather.span_micros * far / MAP * detour / 100
     }
 
     /// How long a frame is on its way this time.

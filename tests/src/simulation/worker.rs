@@ -35,7 +35,7 @@ pub struct Speed {
 
 /// A span's thread.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     pub(crate) model: ModelId,
     pub(crate) shape: ModelShape,
     pub(crate) span: Span,

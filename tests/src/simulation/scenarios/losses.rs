@@ -31,7 +31,9 @@ pub(super) const VANISHES: Scenario = Scenario {
         all_done(asks(world).skip(1))?;
         let dead = the_dead(world)?;
         let first = &world.asks[0];
-        if !blames_the_dead(first, dead) {
+        // The last tokens may have been on their way already.
+        let whole = all_done([(0, first)]).is_ok();
+        if !whole && !blames_the_dead(first, dead) {
             return Err(format!("n{dead} is dead, and the error is {:?}", first.outcome));
         }
         for (number, ask) in asks(world).skip(1) {
