@@ -165,12 +165,13 @@ impl HostTable {
         self.observed.micros(host.host, host.model, blocks)
     }
 
+    /// As one of them announces it; an unknown one excuses nothing.
     fn rtt_between(&self, model: ModelId, a: &PeerId, b: &PeerId) -> u64 {
         let said = |from: &PeerId, to: &PeerId| {
             let announced = self.models.get(&model)?.values().map(Verified::record);
             announced.filter(|held| held.host == *from).find_map(|held| announced_rtt(held, to))
         };
-        said(a, b).or_else(|| said(b, a)).map_or(UNKNOWN_RTT_MICROS, u64::from)
+        said(a, b).or_else(|| said(b, a)).map_or(0, u64::from)
     }
 
     /// The models that somebody announces, in order.

@@ -88,6 +88,11 @@ impl Worker {
         }
     }
 
+    /// As if it had answered before, so that it has something to say of its speed.
+    pub(crate) fn warm_up(&mut self) {
+        self.decode_micros = u32::try_from(self.speed.decode_micros).unwrap_or(u32::MAX);
+    }
+
     /// As after a restart.
     pub(crate) fn renew(&mut self) {
         *self = Self::new(self.model, self.shape, self.span, self.speed);

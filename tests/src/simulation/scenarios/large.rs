@@ -24,10 +24,11 @@ pub(super) const THOUSAND: Scenario = Scenario {
             hosts(world, model, &of, (nodes - clients) / MODELS);
         }
         for node in 0..world.nodes.len() {
-            world.nodes[node].looks_around = node % 20 == 0;
+            world.nodes[node].looks_around = node % 50 == 0;
         }
         let clients: Vec<NodeId> = (0..clients).map(|_| world.add_node()).collect();
         for client in &clients {
+            world.nodes[*client].looks_around = client % 10 == 0;
             for _ in 0..3 {
                 let model = world.luck.below(MODELS as u64) as usize;
                 let question = question(world, *client, model);

@@ -1,7 +1,6 @@
 //! Worlds of many asks: load spreads, and a lie about speed does not pay.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use taimatsu_peer::routing::Wish;
 use taimatsu_peer::session::Finish;
@@ -27,7 +26,9 @@ pub(super) const CROWD: Scenario = Scenario {
         let hosts = (nodes / 4).clamp(3, 6);
         for _ in 0..hosts {
             let speed = near(world.luck.between(4_000, 5_000));
-            world.add_host(model, Span::whole(blocks).expect("a model has blocks"), speed);
+            let whole = Span::whole(blocks).expect("a model has blocks");
+            let host = world.add_host(model, whole, speed);
+            world.nodes[host].workers[0].warm_up();
         }
         let clients: Vec<NodeId> =
             (0..(nodes - hosts.min(nodes - 1)).max(4)).map(|_| world.add_node()).collect();
@@ -35,7 +36,7 @@ pub(super) const CROWD: Scenario = Scenario {
         for _ in 0..CROWD_ASKS {
             let node = world.luck.one(&clients).expect("there are clients");
             let question = question(world, node, model);
-            let at = world.luck.millis(6_000, 6_000 + within);
+            let at = world.luck.millis(20_000, 20_000 + within);
             ask_at(world, at, question);
         }
     },
@@ -84,13 +85,13 @@ pub(super) const FALSE_SPEED_IN_CHAIN: Scenario = Scenario {
     bound: BOUND,
 };
 
-/// Answers after which nobody is asked the liar any more.
-const LESSONS: usize = 4;
+/// Answers that a client gets from the liar before it knows.
+const LESSONS: usize = 3;
 
 /// Node 0 lies; every span has honest hosts besides.
 fn lies(world: &mut World, nodes: usize, spans: &[Span]) {
     let model = model(world, 12);
-    let mut slow = near(world.luck.between(60_000, 150_000));
+    let mut slow = near(world.luck.between(300_000, 500_000));
     slow.lie = Some(1);
     let span = world.luck.one(spans).expect("there are spans");
     world.add_host(model, span, slow);
@@ -105,7 +106,7 @@ fn lies(world: &mut World, nodes: usize, spans: &[Span]) {
         for _ in 0..12 {
             let mut question = question(world, client, model);
             question.prompt.truncate(30);
-            question.max_tokens = 24;
+            question.max_tokens = 16;
             question.wish = Wish::Any;
             ask_at(world, at, question);
             at += seconds(10) + world.luck.millis(0, 4_000);
@@ -121,8 +122,8 @@ fn liar_is_left(world: &World) -> Result<(), String> {
         of_client.entry(ask.question.node).or_default().push(asked);
     }
     for (client, asked) in of_client {
-        let still = asked.iter().skip(LESSONS).filter(|asked| **asked).count();
-        if still > 0 {
+        let lessons = asked.iter().filter(|asked| **asked).count();
+        if lessons > LESSONS {
             return Err(format!("n{client} goes on asking the liar: {asked:?}"));
         }
     }
@@ -132,6 +133,3 @@ fn liar_is_left(world: &World) -> Result<(), String> {
 const fn near(decode_micros: u64) -> Speed {
     Speed { decode_micros, prefill_micros: 200, lie: None, capacity: 4_096 }
 }
-
-/// The lessons are given slowly enough to be learned.
-const _: () = assert!(Duration::from_secs(10).as_secs() > 24 * 150 / 1_000);
