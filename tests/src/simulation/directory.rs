@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use taimatsu_peer::Input;
-use taimatsu_protocol::codec;
 use taimatsu_protocol::signed::{SignedBytes, Verified};
 use taimatsu_protocol::{Announcement, ModelId, Moment, PeerId, Span};
 
@@ -43,7 +42,7 @@ pub(crate) struct Directory {
     next: LookupId,
     answers: BTreeMap<usize, Vec<SignedBytes>>,
     next_answer: usize,
-    checked: BTreeMap<Vec<u8>, Verified<Announcement>>,
+    checked: BTreeMap<SignedBytes, Verified<Announcement>>,
 }
 
 #[derive(Debug)]
@@ -54,6 +53,8 @@ struct Lookup {
     model: Option<ModelId>,
     waiting: VecDeque<NodeId>,
     asked: BTreeSet<NodeId>,
+    /// What was handed in already: a second copy would be no news, and costs the same.
+    seen: BTreeSet<SignedBytes>,
 }
 
 impl World {
@@ -87,8 +88,8 @@ impl World {
         self.directory.next += 1;
         let id = self.directory.next;
         let life = self.nodes[node].life;
-        let (waiting, asked) = (VecDeque::new(), BTreeSet::new());
-        self.directory.lookups.insert(id, Lookup { node, life, model, waiting, asked });
+        let (waiting, asked, seen) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
+        self.directory.lookups.insert(id, Lookup { node, life, model, waiting, asked, seen });
         let delay = self.luck.millis(30, 600);
         self.after(delay, Event::Found { lookup: id });
         id
@@ -178,7 +179,7 @@ impl World {
             None => self.tell(node, Input::HostFailed { host: self.nodes[from].id }),
             Some(list) => {
                 for signed in list {
-                    if let Some(verified) = self.directory.verify(signed) {
+                    if let Some(verified) = self.directory.news(id, signed) {
                         self.tell(node, Input::Announced(Box::new(verified)));
                     }
                 }
@@ -228,13 +229,17 @@ impl World {
 }
 
 impl Directory {
-    /// Checks a signature, once for all nodes.
-    fn verify(&mut self, signed: SignedBytes) -> Option<Verified<Announcement>> {
-        let key = codec::encode(&signed);
-        if let Some(verified) = self.checked.get(&key) {
+    /// What a lookup has not met before. A signature is checked once for all nodes.
+    fn news(&mut self, lookup: LookupId, signed: SignedBytes) -> Option<Verified<Announcement>> {
+        let seen = &mut self.lookups.get_mut(&lookup)?.seen;
+        if !seen.insert(signed.clone()) {
+            return None;
+        }
+        if let Some(verified) = self.checked.get(&signed) {
             return Some(verified.clone());
         }
         let verified = signed.verify::<Announcement>().ok()?;
+        let key = verified.wire().clone();
         self.checked.insert(key, verified.clone());
         Some(verified)
     }
