@@ -106,8 +106,10 @@ pub struct Asking {
     pub(crate) consumed: u32,
     reading: bool,
     paused: bool,
-    /// What the hosts were sent, for whoever wants to send it again.
+    /// Openings on their way.
     pub(crate) sent: Vec<(NodeId, Hello)>,
+    /// Openings that were accepted, for whoever wants to send them again.
+    pub(crate) accepted: Vec<(NodeId, Hello)>,
     /// What is to happen once so many tokens are there.
     pub(crate) hooks: Vec<(usize, super::events::Action)>,
 }
@@ -138,6 +140,7 @@ impl World {
             reading: false,
             paused: false,
             sent: Vec::new(),
+            accepted: Vec::new(),
             hooks: Vec::new(),
         });
         self.asks.len() - 1

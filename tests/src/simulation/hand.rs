@@ -107,7 +107,7 @@ impl World {
     }
 
     fn replay(&mut self, ask: AskId, from: NodeId) {
-        for (to, hello) in self.asks[ask].sent.clone() {
+        for (to, hello) in self.asks[ask].accepted.clone() {
             let (session, hop) = (hello.session, hello.hop);
             let kind = Kind::Control { ask: Self::REPLAY, session, hop };
             self.dial(kind, [from, to], Frame::Hello(Box::new(hello)));

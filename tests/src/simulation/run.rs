@@ -144,6 +144,8 @@ impl World {
         let input = match frame {
             Frame::Reply(Ok(())) => {
                 line.stands = true;
+                let (node, session) = (line.node, run.session);
+                self.opening_accepted(ask, node, session, hop);
                 OriginInput::Accepted { hop }
             }
             Frame::Reply(Err(Refusal::StalePrekey(signed))) if !line.again => {
@@ -168,6 +170,16 @@ impl World {
             _ => OriginInput::Broken { hop },
         };
         self.run_input(ask, input);
+    }
+
+    fn opening_accepted(&mut self, ask: AskId, node: NodeId, session: SessionId, hop: u8) {
+        let this = &mut self.asks[ask];
+        let it = |(to, hello): &(NodeId, Hello)| {
+            *to == node && hello.session == session && hello.hop == hop
+        };
+        if let Some(at) = this.sent.iter().rposition(it) {
+            this.accepted.push(this.sent.remove(at));
+        }
     }
 
     pub(crate) fn consumed(&mut self, ask: AskId, total: u32) {

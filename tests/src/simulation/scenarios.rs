@@ -18,6 +18,7 @@ mod large;
 mod losses;
 mod quiet;
 mod rush;
+mod storm;
 
 /// One kind of world.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +34,7 @@ pub struct Scenario {
 }
 
 /// All of at most thirty nodes; a seed picks one.
-pub const SCENARIOS: [Scenario; 16] = [
+pub const SCENARIOS: [Scenario; 17] = [
     quiet::ANSWERS,
     quiet::RELAYED,
     quiet::SLOW_READER,
@@ -50,6 +51,7 @@ pub const SCENARIOS: [Scenario; 16] = [
     losses::RESTART,
     losses::DRAIN,
     losses::CHURN,
+    storm::STORM,
 ];
 
 /// Of a thousand nodes.
