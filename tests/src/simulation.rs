@@ -18,6 +18,7 @@ mod invariants;
 mod links;
 mod luck;
 mod node;
+mod relayed;
 mod run;
 pub mod scenarios;
 mod serving;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use taimatsu_executor::KvId;
 use taimatsu_peer::Input;
 use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput};
-use taimatsu_protocol::control::{Forward, ToClient, ToHop, Violation};
+use taimatsu_protocol::control::{ToClient, ToHop, Violation};
 use taimatsu_protocol::{Moment, SessionId};
 
 use super::events::{Event, Timer};
@@ -34,17 +34,17 @@ pub(crate) struct HopTask {
 
 /// One end of a lane.
 #[derive(Debug)]
-struct LaneEnd {
-    number: u8,
+pub(super) struct LaneEnd {
+    pub(super) number: u8,
     peer: Option<NodeId>,
-    generation: u32,
-    relayed: bool,
+    pub(super) generation: u32,
+    pub(super) relayed: bool,
     dialing: Option<StreamId>,
     /// The stream of a lane that stands and is straight.
     stream: Option<StreamId>,
     /// A relayed lane stands.
-    through_client: bool,
-    to_client: VecDeque<LaneFrame>,
+    pub(super) through_client: bool,
+    pub(super) to_client: VecDeque<LaneFrame>,
 }
 
 impl HopTask {
@@ -79,7 +79,7 @@ impl HopTask {
         }
     }
 
-    fn lane(&mut self, end: End) -> &mut LaneEnd {
+    pub(super) fn lane(&mut self, end: End) -> &mut LaneEnd {
         match end {
             End::In => &mut self.lane_in,
             End::Out => &mut self.lane_out,
@@ -320,31 +320,6 @@ impl World {
         }
     }
 
-    fn on_forward(&mut self, node: NodeId, session: SessionId, forward: Forward, ticket: &Bytes) {
-        let Some(frame) = self.uncarry(ticket) else { return };
-        let Some(task) = self.nodes[node].hops.get_mut(&session) else { return };
-        let Forward { lane: number, generation } = forward;
-        for end in [End::In, End::Out] {
-            let lane = task.lane(end);
-            let it = lane.relayed && lane.number == number && lane.generation == generation;
-            if !it {
-                continue;
-            }
-            let stood = std::mem::replace(&mut lane.through_client, true);
-            let input = match (stood, end, frame) {
-                (false, End::In, LaneFrame::Hello(_)) => {
-                    lane.to_client.push_back(LaneFrame::Reply(true));
-                    HopInput::LaneUp(end, generation)
-                }
-                (false, End::Out, LaneFrame::Reply(true)) => HopInput::LaneUp(end, generation),
-                (true, end, frame) => lane_input(end, frame),
-                _ => HopInput::Broken(Violation::Seal),
-            };
-            self.flush_relayed(node, session, end);
-            return self.hop_input(node, session, input);
-        }
-    }
-
     fn send_lane(&mut self, node: NodeId, session: SessionId, end: End, frame: LaneFrame) {
         let now = self.now;
         let Some(task) = self.nodes[node].hops.get_mut(&session) else { return };
@@ -362,18 +337,7 @@ impl World {
         }
     }
 
-    fn flush_relayed(&mut self, node: NodeId, session: SessionId, end: End) {
-        loop {
-            let Some(task) = self.nodes[node].hops.get_mut(&session) else { return };
-            let lane = task.lane(end);
-            let Some(frame) = lane.to_client.pop_front() else { return };
-            let forward = Forward { lane: lane.number, generation: lane.generation };
-            let ticket = self.carry(frame);
-            self.tell_client(node, session, ToClient::Forward(forward), Some(ticket));
-        }
-    }
-
-    fn tell_client(
+    pub(super) fn tell_client(
         &mut self,
         node: NodeId,
         session: SessionId,
@@ -391,20 +355,9 @@ impl World {
             task.machine.handle(now, HopInput::ClientLost);
         }
     }
-
-    fn carry(&mut self, frame: LaneFrame) -> Bytes {
-        self.next_ticket += 1;
-        self.carried.insert(self.next_ticket, frame);
-        Bytes::copy_from_slice(&self.next_ticket.to_le_bytes())
-    }
-
-    fn uncarry(&mut self, ticket: &Bytes) -> Option<LaneFrame> {
-        let number = u64::from_le_bytes(ticket[..].try_into().ok()?);
-        self.carried.remove(&number)
-    }
 }
 
-fn lane_input(end: End, frame: LaneFrame) -> HopInput {
+pub(super) fn lane_input(end: End, frame: LaneFrame) -> HopInput {
     match (end, frame) {
         (End::In, LaneFrame::Down { mark, message, tensor }) => {
             HopInput::FromUpstream { mark, message, tensor }

@@ -47,6 +47,11 @@ impl Links {
         Self { weather, places: Vec::new(), cut, sides: None, undialable }
     }
 
+    /// All live close to each other.
+    pub fn shrink(&mut self, span_micros: u64) {
+        self.weather.span_micros = span_micros;
+    }
+
     /// Gives the next node a place.
     pub fn place(&mut self, luck: &mut Luck) {
         self.places.push((luck.below(MAP), luck.below(MAP)));

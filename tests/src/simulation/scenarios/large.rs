@@ -48,7 +48,9 @@ pub(super) const THOUSAND: Scenario = Scenario {
         let done = asks(world)
             .filter(|(_, ask)| ask.outcome == Some(Outcome::Done(Finish::Length)))
             .count();
-        (done * 10 >= all * 9).then_some(()).ok_or(format!("{done} of {all} asks were answered"))
+        (done * 10 >= all * 9)
+            .then_some(())
+            .ok_or_else(|| format!("{done} of {all} asks were answered"))
     },
     bound: BOUND,
 };

@@ -72,13 +72,13 @@ pub(super) const GAP: Scenario = Scenario {
         let gone = world.luck.below(of.len() as u64) as usize;
         let first = question(world, client, model);
         ask_at(world, seconds(6), first);
-        world.act(seconds(20), Action::Crash { node: all[gone], silent: true });
+        world.act(seconds(60), Action::Crash { node: all[gone], silent: true });
         // The last announcement lives five minutes from when it was made.
         let then = question(world, client, model);
-        ask_at(world, seconds(350), then);
-        world.act(seconds(360), Action::Host { node: spare, span: of[gone] });
+        ask_at(world, seconds(390), then);
+        world.act(seconds(400), Action::Host { node: spare, span: of[gone] });
         let healed = question(world, client, model);
-        ask_at(world, seconds(380), healed);
+        ask_at(world, seconds(420), healed);
     },
     judge: |world| {
         let dead = the_dead(world)?;
@@ -219,7 +219,9 @@ pub(super) const CHURN: Scenario = Scenario {
             }
         }
         let asked = world.asks.len();
-        (failed * 5 <= asked).then_some(()).ok_or(format!("{failed} of {asked} asks failed"))
+        (failed * 5 <= asked)
+            .then_some(())
+            .ok_or_else(|| format!("{failed} of {asked} asks failed"))
     },
     bound: BOUND,
 };

@@ -131,7 +131,9 @@ pub(super) const REPLAY: Scenario = Scenario {
         all_done(asks(world))?;
         let copies = 2 * world.asks[0].accepted.len();
         let refused = world.replays_refused;
-        (refused == copies).then_some(()).ok_or(format!("{refused} of {copies} copies refused"))
+        (refused == copies)
+            .then_some(())
+            .ok_or_else(|| format!("{refused} of {copies} copies refused"))
     },
     bound: BOUND,
 };

@@ -23,6 +23,8 @@ pub(super) const CROWD: Scenario = Scenario {
     build: |world, nodes| {
         let blocks = 12;
         let model = model(world, blocks);
+        // Near-equal in distance, too: a far host is no equal.
+        world.links.shrink(4_000);
         let hosts = (nodes / 4).clamp(3, 6);
         for _ in 0..hosts {
             let speed = near(world.luck.between(4_000, 5_000));
