@@ -17,9 +17,6 @@ use crate::engine::{
 use crate::run::{Made, Run, RunFailure};
 use crate::text::StopGate;
 
-/// Runs that are begun for one question before it is given up, the first included.
-const ATTEMPTS: u32 = 3;
-
 /// Begins the runs of one question, and knows what their failures mean.
 pub(crate) trait Source: Send + 'static {
     /// Begins a run. After a failure: another way than the one that failed, or the error that there
@@ -55,7 +52,7 @@ impl Begun {
 pub(crate) struct Blame {
     /// As the caller is told.
     pub(crate) error: EngineError,
-    /// Whether another way may do better.
+    /// Whether another way may do better, and is to be tried.
     pub(crate) again: bool,
 }
 
@@ -110,7 +107,6 @@ pub(crate) async fn scores(mut source: impl Source) -> Result<Scores, EngineErro
     let mut begun = source.begin().await?;
     let (_consumed, mut told) = watch::channel(0);
     let mut rows = Vec::new();
-    let mut attempts = 1;
     loop {
         match begun.run.next(&mut told).await {
             Made::Scored(row) => rows.push(Score { next: row.next, top: row.top.into_vec() }),
@@ -121,10 +117,9 @@ pub(crate) async fn scores(mut source: impl Source) -> Result<Scores, EngineErro
             }
             Made::Ended(Err(failure)) => {
                 let Blame { error, again } = source.blame(&failure).await;
-                if !again || attempts == ATTEMPTS {
+                if !again {
                     return Err(error);
                 }
-                attempts += 1;
                 rows.clear();
                 begun = source.begin().await.map_err(|_| error)?;
             }
@@ -145,7 +140,6 @@ async fn carry(
     }
     let mut text = Assembly::new(&frame);
     let mut pace = Pace::new(frame.asked);
-    let mut attempts = 1;
     let finish = loop {
         match begun.run.next(&mut told).await {
             Made::Token(token) => {
@@ -164,10 +158,9 @@ async fn carry(
                 let Blame { error, again } = source.blame(&failure).await;
                 // What the caller has seen is not taken back: only an answer without a token
                 // begins again.
-                if !again || pace.tokens > 0 || attempts == ATTEMPTS {
+                if !again || pace.tokens > 0 {
                     return Event::Failed(error);
                 }
-                attempts += 1;
                 match source.begin().await {
                     Ok(other) => begun = other,
                     Err(_) => return Event::Failed(error),

@@ -1,14 +1,14 @@
 //! The ways of one question through the swarm: where it is asked, what a failure means, what an
 //! answer leaves behind.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use taimatsu_peer::retry::{Attempts, Fault};
 use taimatsu_peer::routing::{Chain, PlanError, Wish};
 use taimatsu_peer::session::Failure;
-use taimatsu_peer::{self as peer, AnswerEnd, AnswerReport, Input, RouteError};
+use taimatsu_peer::{self as peer, AnswerEnd, AnswerReport, Input, Observed, RouteError};
 use taimatsu_protocol::opening::Refusal;
 use taimatsu_protocol::{PeerId, Span};
 
@@ -33,7 +33,7 @@ pub(crate) struct SwarmSource {
     task: Task,
     wish: RouteWish,
     privacy: Privacy,
-    failed: BTreeSet<PeerId>,
+    attempts: Attempts,
     chain: Option<Chain>,
 }
 
@@ -45,8 +45,8 @@ impl SwarmSource {
         wish: RouteWish,
         privacy: Privacy,
     ) -> Self {
-        let failed = BTreeSet::new();
-        Self { engine: engine.clone(), model, task, wish, privacy, failed, chain: None }
+        let attempts = Attempts::new();
+        Self { engine: engine.clone(), model, task, wish, privacy, attempts, chain: None }
     }
 
     async fn begin(&mut self) -> Result<Begun, EngineError> {
@@ -73,7 +73,7 @@ impl SwarmSource {
         let (id, blocks) = (self.model.id, self.model.manifest.blocks);
         let asked = self.engine.judge.ask(id, blocks, wish, self.task.positions(), privacy).await;
         let chain = asked.map_err(|error| self.unroutable(error))?;
-        if chain.hops().iter().any(|hop| self.failed.contains(&hop.peer)) {
+        if !self.attempts.may_use(&chain) {
             return Err(self.no_such_route());
         }
         let run = ChainRun::begin(&self.engine.caller, id, &chain, &self.task);
@@ -140,24 +140,25 @@ impl SwarmSource {
         let Some(chain) = &self.chain else {
             return Blame { error: EngineError::Internal(failure.to_string()), again: false };
         };
-        let hops = chain.hops();
-        let judged = peer::Blame::of(failure, hops.len());
-        let hop = hops[judged.hop.min(hops.len() - 1)];
-        self.failed.insert(hop.peer);
+        let Fault { hop, again } = self.attempts.failed(chain, failure);
         let report = AnswerReport {
             model: self.model.id,
-            hosts: hops.iter().map(|hop| hop.peer).collect(),
+            hosts: chain.hops().iter().map(|hop| hop.peer).collect(),
             end: AnswerEnd::Failed(failure.clone()),
         };
         self.engine.judge.tell(Input::Answered(report)).await;
         let prompt = self.task.prompt.len() as u32;
         let error = named(failure, hop.peer, hop.span, self.task.positions(), prompt);
-        Blame { error, again: judged.again }
+        Blame { error, again }
     }
 
     /// The receipts of an answer are checked, its hosts remembered, the receipts kept.
     async fn ended(&mut self, run: &Run) -> (Option<String>, ReceiptState) {
         let Some(proof) = run.proof() else { return (None, ReceiptState::None) };
+        let observed = Observed::of(self.model.id, &proof.chain, run.stats(), run.lap());
+        if let Some(observed) = observed {
+            self.engine.judge.tell(Input::Observed(Box::new(observed))).await;
+        }
         let checked = tokio::task::spawn_blocking(move || (proof.check(), proof)).await;
         let Ok((receipts, proof)) = checked else { return (None, ReceiptState::None) };
         let report = AnswerReport {

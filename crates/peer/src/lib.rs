@@ -45,12 +45,15 @@ mod asks;
 mod blame;
 mod hosting;
 mod io;
+pub mod pace;
 mod peer;
 pub mod policy;
+pub mod retry;
 mod voice;
 
 pub use blame::{AnswerEnd, AnswerReport, Blame};
 pub use io::{
-    Ask, Config, Hosting, Ignored, Input, Load, OpeningSummary, Output, Privacy, RouteError,
+    Ask, Config, Hosting, Ignored, Input, Load, Observed, OpeningSummary, Output, Privacy,
+    RouteError,
 };
 pub use peer::Peer;

@@ -83,6 +83,9 @@ impl Peer {
                 self.reputation.restore(peer, model, *standing);
             }
             Input::HostFailed { host } => self.table.suspend(host, now + SUSPENSION),
+            Input::Observed(seen) => {
+                self.table.observed(now, seen.model, &seen.hops, seen.lap);
+            }
             Input::LookupDone { model } => {
                 for privacy in [Privacy::Trusted, Privacy::Anyone] {
                     let outlook = self.outlook(wall, model, privacy);

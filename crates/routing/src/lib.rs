@@ -58,6 +58,7 @@
 //! ```
 
 pub mod chain;
+mod observed;
 pub mod outlook;
 pub mod plan;
 pub mod policy;
@@ -65,6 +66,7 @@ mod search;
 pub mod table;
 
 pub use chain::{Chain, ChainError, Hop};
+pub use observed::HopSpeed;
 pub use outlook::Outlook;
 pub use plan::{PlanError, Request, Wish, plan};
 pub use table::{HostTable, Inserted};

@@ -61,10 +61,11 @@ pub enum PlanError {
 /// The best chain for a request, from what the table holds (call [`HostTable::expire`] first).
 ///
 /// A hop costs half a round trip to it, its measured time for one position times the sessions it
-/// would share with, ten seconds where its free KV is short, and ten where the pair with the hop
-/// before is avoided; all divided by its odds to hold. The fewest hops win, unless more are faster
-/// by [`PATIENCE`]. Spans are used as announced where possible, otherwise from their middle on; a
-/// suspended or distrusted host is used only where there is no way without.
+/// would share with (but never less than this node has itself seen of it, see
+/// [`HostTable::observed`]), ten seconds where its free KV is short, and ten where the pair with the
+/// hop before is avoided; all divided by its odds to hold. The fewest hops win, unless more are
+/// faster by [`PATIENCE`]. Spans are used as announced where possible, otherwise from their middle
+/// on; a suspended or distrusted host is used only where there is no way without.
 ///
 /// # Errors
 /// See [`PlanError`].

@@ -23,6 +23,10 @@ pub const MAX_REMEMBERED: usize = 1_024;
 /// a hiccup costs little.
 pub const SUSPENSION: Duration = Duration::from_secs(30);
 
+/// How long this node's own measurement of a host's speed counts: a host that was slow under a
+/// load gets another try, and one that lies costs one slow answer in that time.
+pub const OBSERVED_LIFE: Duration = Duration::from_secs(600);
+
 /// The round trip that is assumed where none was measured: across an ocean, so that a measured
 /// neighbour is preferred.
 pub const UNKNOWN_RTT_MICROS: u64 = 150_000;

@@ -18,6 +18,8 @@ pub(crate) struct Candidate<'a> {
     host: &'a Announcement,
     /// Half a round trip from the asker, in microseconds.
     half_rtt_from_me: u64,
+    /// This node's own measurement of the whole span.
+    seen_micros: Option<u64>,
     short: bool,
     /// To hold, in permille.
     odds: u16,
@@ -60,9 +62,11 @@ impl<'a> Candidate<'a> {
         host: &'a Announcement,
         odds: u16,
     ) -> Self {
+        let span = host.span.blocks();
         Self {
             host,
             half_rtt_from_me: table.rtt_from_me(&request.me, host) / 2,
+            seen_micros: table.seen_micros(host, u64::from(span.end - span.start)),
             short: host.free_positions < request.positions,
             odds,
         }
@@ -103,11 +107,18 @@ impl<'a> Candidate<'a> {
             said.map_or(UNKNOWN_RTT_MICROS, u64::from) / 2
         });
         let used = u64::from(self.end() - entry);
-        let compute = match u64::from(self.host.decode_micros) {
+        let part = |micros: u64| micros.saturating_mul(used) / u64::from(self.end() - self.first());
+        let said = match u64::from(self.host.decode_micros) {
             0 => used.saturating_mul(UNMEASURED_BLOCK_MICROS),
-            measured => measured * used / u64::from(self.end() - self.first()),
+            measured => part(measured),
         };
-        let shared = compute.saturating_mul(1 + u64::from(self.host.sessions));
+        let said = said.saturating_mul(1 + u64::from(self.host.sessions));
+        // What was seen here was seen under the load of the time; what is said may be a lie.
+        let shared = match (self.seen_micros, self.host.decode_micros) {
+            (Some(seen), 0) => part(seen),
+            (Some(seen), _) => part(seen).max(said),
+            (None, _) => said,
+        };
         let short = if self.short { SHORT_KV_MICROS } else { 0 };
         let disputed =
             previous.is_some_and(|previous| avoided.contains(&(previous.host(), self.host())));

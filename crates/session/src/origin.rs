@@ -46,7 +46,7 @@ enum State {
 }
 
 /// What the client knows of a hop.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct HopView {
     accepted: bool,
     closed: bool,
@@ -56,8 +56,6 @@ struct HopView {
     heard_at: Moment,
     kv_len: u32,
     stats: HopStats,
-    /// For a hop that has not accepted yet: its neighbour may have failed to reach it already.
-    early: Vec<(ToHop, Option<Bytes>)>,
 }
 
 /// What the client knows of a lane.
@@ -81,7 +79,6 @@ impl Origin {
             heard_at: now,
             kv_len: 0,
             stats: HopStats::default(),
-            early: Vec::new(),
         };
         let lane =
             LaneView { generation: 1, relayed: false, up_at_source: false, up_at_target: false };
@@ -119,7 +116,7 @@ impl Origin {
             OriginInput::Broken { hop } => self.fail(Failure::Violation { hop }),
             OriginInput::Lost { hop } if self.state == State::Closing => self.closed(hop, None),
             OriginInput::Lost { hop } => self.lost(hop),
-            OriginInput::Consumed(total) => self.consumed(total),
+            OriginInput::Consumed(total) => self.consumed(now, total),
             OriginInput::Cancel => self.close(now, Finish::Cancelled),
         }
     }
@@ -132,15 +129,14 @@ impl Origin {
     /// When to call [`Self::handle_timeout`], if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
-        let next = match self.state {
-            State::Opening => self.opened_at + OPEN_TIMEOUT,
-            State::Running => self.progress_at + STALL,
+        let late = match self.state {
+            State::Opening => Some(self.opened_at + OPEN_TIMEOUT),
+            State::Running => self.is_owed().then(|| self.progress_at + STALL),
             State::Closing => return Some(self.closing_at + CLOSE_TIMEOUT),
             State::Done => return None,
         };
-        let next = next.min(self.told_at + HEARTBEAT);
-        let sooner = [self.silence_at(), self.verdict_at()];
-        Some(sooner.into_iter().flatten().fold(next, Moment::min))
+        let told = Some(self.told_at + HEARTBEAT);
+        [late, told, self.silence_at(), self.verdict_at()].into_iter().flatten().min()
     }
 
     /// The moment of [`Self::poll_timeout`] has come.
@@ -149,7 +145,7 @@ impl Origin {
             State::Opening if now.since(self.opened_at) >= OPEN_TIMEOUT => {
                 Some(Failure::OpenTimeout { hop: self.first_not_open() })
             }
-            State::Running if now.since(self.progress_at) >= STALL => {
+            State::Running if self.is_owed() && now.since(self.progress_at) >= STALL => {
                 Some(Failure::Stalled { hop: self.furthest_behind() })
             }
             State::Closing if now.since(self.closing_at) >= CLOSE_TIMEOUT => {
@@ -202,9 +198,7 @@ impl Origin {
         }
         view.accepted = true;
         view.heard_at = now;
-        for (message, frame) in std::mem::take(&mut view.early) {
-            self.outputs.push_back(OriginOutput::ToHop { hop, message, frame });
-        }
+        self.relay_late(hop);
         self.opened(now);
     }
 
@@ -286,12 +280,15 @@ impl Origin {
         }
     }
 
-    fn consumed(&mut self, total: u32) {
+    fn consumed(&mut self, now: Moment, total: u32) {
         let until = total.saturating_add(CREDIT).min(self.config.max_tokens);
         // Half a credit at a time, so that grants are rare; the last one as it comes.
         let worth =
             until >= self.granted.saturating_add(CREDIT / 2) || until == self.config.max_tokens;
         if until > self.granted && worth && self.state != State::Closing && !self.config.score {
+            if !self.is_owed() {
+                self.progress_at = now;
+            }
             self.granted = until;
             self.send(self.config.hops - 1, ToHop::Grant { until }, None);
         }
@@ -365,6 +362,11 @@ impl Origin {
         self.state = State::Done;
         self.close_all(u32::MAX, 0);
         self.outputs.push_back(OriginOutput::Ended(Err(failure)));
+    }
+
+    /// Whether the chain has credit left: without it, it stands still by right.
+    const fn is_owed(&self) -> bool {
+        self.config.score || self.handed < self.granted
     }
 
     fn keep_alive(&mut self, now: Moment) {

@@ -27,7 +27,8 @@ pub const ACK_COALESCE: Duration = Duration::from_millis(250);
 /// end of an answer neighbours leave first, and the client hears of a real loss at once anyway.
 pub const LANE_GRACE: Duration = Duration::from_millis(300);
 
-/// Nothing computed and nothing released for this long: somebody is stuck.
+/// Nothing computed and nothing released for this long, though there is credit: somebody is
+/// stuck.
 pub const STALL: Duration = Duration::from_secs(60);
 
 /// How long the client waits for the hops' last figures.

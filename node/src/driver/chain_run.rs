@@ -1,9 +1,11 @@
 //! An inference on hosts: one task's worth of streams around one [`Origin`] machine.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use taimatsu_network::{FrameReader, Network, StreamKind};
+use taimatsu_peer::pace::Pace;
 use taimatsu_peer::routing::{Chain, Hop};
 use taimatsu_peer::session::{Origin, OriginConfig, OriginInput, OriginOutput};
 use taimatsu_protocol::codec::{self, BoundedVec};
@@ -54,6 +56,7 @@ pub(crate) struct ChainRun {
     /// Every id that was made, also past a stop text.
     answer: Vec<u32>,
     receipts: bool,
+    pace: Pace,
 }
 
 /// What an answer leaves behind.
@@ -155,6 +158,7 @@ impl ChainRun {
             prompt: task.prompt.clone(),
             answer: Vec::new(),
             receipts: !score,
+            pace: Pace::new(),
         }
     }
 
@@ -187,6 +191,11 @@ impl ChainRun {
     /// See [`crate::run::Run::stats`].
     pub(crate) fn stats(&self) -> Vec<HopStats> {
         self.machine.stats().collect()
+    }
+
+    /// See [`crate::run::Run::lap`].
+    pub(crate) fn lap(&self) -> Option<Duration> {
+        self.pace.lap()
     }
 
     /// See [`crate::run::Run::forwarded`].
@@ -252,6 +261,7 @@ impl ChainRun {
                 OriginOutput::Open => {}
                 OriginOutput::Token(token) => {
                     self.answer.push(token.id);
+                    self.pace.token(self.clock.now());
                     self.made.push_back(Made::Token(token));
                 }
                 OriginOutput::Scored(row) => self.made.push_back(Made::Scored(row)),
