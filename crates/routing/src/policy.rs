@@ -46,6 +46,11 @@ pub const AVOIDED_PAIR_MICROS: u64 = 10_000_000;
 /// How long two hosts are kept apart after a dispute.
 pub const APART: Duration = Duration::from_secs(600);
 
+/// Hosts whose costs differ by less than this share the asks: each request adds up to so much to
+/// a host's cost, by its own coin. What is announced of load is seconds old, and all who choose
+/// the best by it choose the same.
+pub const NEAR_EQUAL_PERMILLE: u64 = 250;
+
 /// More hops are taken only where fewer would be slower by more than this: 5/4.
 pub const PATIENCE: (u64, u64) = (5, 4);
 

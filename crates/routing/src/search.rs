@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use taimatsu_protocol::{Announcement, Numerics, PeerId, Span};
 
 use crate::chain::Hop;
-use crate::plan::Request;
+use crate::plan::{Request, mixed};
 use crate::policy::{
-    AVOIDED_PAIR_MICROS, KEPT_PER_END, MAX_EXTENSIONS, SHORT_KV_MICROS, UNKNOWN_RTT_MICROS,
-    UNMEASURED_BLOCK_MICROS,
+    AVOIDED_PAIR_MICROS, KEPT_PER_END, MAX_EXTENSIONS, NEAR_EQUAL_PERMILLE, SHORT_KV_MICROS,
+    UNKNOWN_RTT_MICROS, UNMEASURED_BLOCK_MICROS,
 };
 use crate::table::{HostTable, Pairs, announced_rtt};
 
@@ -23,6 +23,8 @@ pub(crate) struct Candidate<'a> {
     short: bool,
     /// To hold, in permille.
     odds: u16,
+    /// Drawn anew by each request, in permille of the cost.
+    luck: u64,
 }
 
 /// What a way must keep to.
@@ -41,6 +43,8 @@ pub(crate) struct Limits<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     /// Microseconds of a lap, with penalties.
+    pub(crate) plain: u64,
+    /// The same, with each host's luck: what ways of one length are compared by.
     pub(crate) cost: u64,
     /// Indices of candidates, leader first.
     pub(crate) path: Vec<usize>,
@@ -49,6 +53,7 @@ pub(crate) struct Found {
 /// A part-chain from block 0 to the end of its last candidate.
 #[derive(Debug, Clone)]
 struct Part {
+    plain: u64,
     cost: u64,
     path: Vec<usize>,
     /// Hosts in it that have more than one span: only these could be met again.
@@ -69,6 +74,7 @@ impl<'a> Candidate<'a> {
             seen_micros: table.seen_micros(host, u64::from(span.end - span.start)),
             short: host.free_positions < request.positions,
             odds,
+            luck: mixed(request.seed, &host.host) % NEAR_EQUAL_PERMILLE,
         }
     }
 
@@ -139,7 +145,7 @@ pub(crate) fn search(candidates: &[Candidate<'_>], limits: Limits<'_>) -> Vec<Fo
     }
     let mut found: Vec<Found> = Vec::new();
     let mut budget = MAX_EXTENSIONS;
-    let root = Part { cost: 0, path: Vec::new(), met: BTreeSet::new() };
+    let root = Part { plain: 0, cost: 0, path: Vec::new(), met: BTreeSet::new() };
     let mut parts = vec![root];
     for hops in 1..=limits.max_hops {
         let mut grown: BTreeMap<usize, Vec<Part>> = BTreeMap::new();
@@ -173,7 +179,7 @@ pub(crate) fn search(candidates: &[Candidate<'_>], limits: Limits<'_>) -> Vec<Fo
             && hops >= limits.min_hops
             && part.cost < limit
         {
-            found.push(Found { cost: part.cost, path: part.path });
+            found.push(Found { plain: part.plain, cost: part.cost, path: part.path });
         }
         // A longer way is of use only if it is cheaper; costs only grow.
         let limit = found.iter().map(|way| way.cost).min().unwrap_or(u64::MAX);
@@ -196,7 +202,10 @@ fn extend(
     let entry = previous.map_or(0, Candidate::end);
     let candidate = &candidates[index];
     let mut grown = part.clone();
-    grown.cost = part.cost.saturating_add(candidate.cost(entry, previous, avoided));
+    let plain = candidate.cost(entry, previous, avoided);
+    let lucky = plain.saturating_add(plain.saturating_mul(candidate.luck) / 1_000);
+    grown.plain = part.plain.saturating_add(plain);
+    grown.cost = part.cost.saturating_add(lucky);
     grown.path.push(index);
     if again {
         grown.met.insert(candidate.host());

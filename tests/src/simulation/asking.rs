@@ -7,7 +7,7 @@ use taimatsu_executor::EchoExecutor;
 use taimatsu_peer::retry::Attempts;
 use taimatsu_peer::routing::{Chain, PlanError, Wish};
 use taimatsu_peer::session::{Failure, Finish};
-use taimatsu_peer::{Ask, Input, Observed, RouteError};
+use taimatsu_peer::{AnswerEnd, AnswerReport, Ask, Input, Observed, Privacy, RouteError};
 use taimatsu_protocol::control::{HopStats, Token};
 use taimatsu_protocol::opening::Refusal;
 use taimatsu_protocol::{Moment, Span};
@@ -169,7 +169,10 @@ impl World {
         let id = this.next;
         this.routes.insert(id, ask);
         this.blocks.insert(model, blocks);
-        self.tell(node, Input::Ask(Ask { id, model, blocks, wish, positions }));
+        self.tell(
+            node,
+            Input::Ask(Ask { id, model, blocks, wish, positions, privacy: Privacy::Anyone }),
+        );
     }
 
     pub(crate) fn routed(&mut self, ask: AskId, chain: Chain) {
@@ -281,9 +284,18 @@ impl World {
         let (Some(chain), Some(run)) = (&this.chain, &this.run) else { return };
         let stats: Vec<HopStats> = run.machine.stats().collect();
         let (node, model) = (this.question.node, self.models[this.question.model].id);
-        if let Some(seen) = Observed::of(model, chain, stats, run.pace.lap()) {
+        let seen = Observed::of(model, chain, stats, run.pace.lap());
+        let hosts = chain.hops().iter().map(|hop| hop.peer).collect();
+        let receipts = run.receipts(model, chain, &this.question.prompt);
+        if let Some(Err(broken)) = &receipts {
+            let broken = broken.clone();
+            self.fail(|| format!("the receipts of ask {ask} do not hold: {broken}"));
+        }
+        if let Some(seen) = seen {
             self.tell(node, Input::Observed(Box::new(seen)));
         }
+        let report = AnswerReport { model, hosts, end: AnswerEnd::Well { receipts } };
+        self.tell(node, Input::Answered(report));
     }
 
     fn blame(&mut self, ask: AskId, failure: &Failure) {
@@ -294,7 +306,10 @@ impl World {
         let again = fault.again && this.tokens.is_empty();
         let said = format!("ask {ask}: {} is to blame: {failure}", name(&self.names, &hop.peer));
         self.trace.say(self.now, || said);
-        self.tell(node, Input::HostFailed { host: hop.peer });
+        let hosts = chain.hops().iter().map(|hop| hop.peer).collect();
+        let model = self.models[this.question.model].id;
+        let end = AnswerEnd::Failed(failure.clone());
+        self.tell(node, Input::Answered(AnswerReport { model, hosts, end }));
         let host = self.node_of(&hop.peer).unwrap_or(usize::MAX);
         let failed = Outcome::Failed { host, span: hop.span, failure: failure.clone() };
         let outcome = match failure {

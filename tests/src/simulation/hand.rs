@@ -110,6 +110,7 @@ impl World {
         for (to, hello) in self.asks[ask].accepted.clone() {
             let (session, hop) = (hello.session, hello.hop);
             let kind = Kind::Control { ask: Self::REPLAY, session, hop };
+            self.replays_sent += 1;
             self.dial(kind, [from, to], Frame::Hello(Box::new(hello)));
         }
     }

@@ -8,6 +8,7 @@ use taimatsu_executor::KvId;
 use taimatsu_peer::Input;
 use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput};
 use taimatsu_protocol::control::{ToClient, ToHop, Violation};
+use taimatsu_protocol::signed::Verified;
 use taimatsu_protocol::{Moment, SessionId};
 
 use super::events::{Event, Timer};
@@ -181,7 +182,8 @@ impl World {
     }
 
     fn perform_hop_output(&mut self, node: NodeId, session: SessionId, output: HopOutput) {
-        let Some(task) = self.nodes[node].hops.get_mut(&session) else { return };
+        let this = &mut self.nodes[node];
+        let Some(task) = this.hops.get_mut(&session) else { return };
         match output {
             HopOutput::Dial { generation, relayed } => {
                 let old = task.lane_out.renew(generation, relayed);
@@ -201,6 +203,12 @@ impl World {
             HopOutput::Execute(job) => {
                 let (worker, kv) = (task.worker, task.kv);
                 self.command(node, worker, Command::Run(Order { session, kv, job }));
+            }
+            HopOutput::Sign(receipt) => {
+                let signed =
+                    Verified::sign(*receipt, &this.key).expect("a hop signs in its host's name");
+                let signed = HopInput::Signed(signed.wire().clone());
+                task.machine.handle(self.now, signed);
             }
             HopOutput::End => task.over = true,
         }

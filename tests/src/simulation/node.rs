@@ -30,7 +30,7 @@ pub(crate) const PREKEY_GRACE: u64 = 900;
 #[derive(Debug)]
 pub struct Node {
     pub(crate) id: PeerId,
-    key: SigningKey,
+    pub(crate) key: SigningKey,
     pub(crate) peer: Peer,
     pub(crate) up: bool,
     /// It went without a word, and says none to whoever knocks.
@@ -249,6 +249,8 @@ impl World {
                     let signed = Input::Signed(Box::new(signed));
                     self.nodes[node].peer.handle(now, wall, signed);
                 }
+                // Nothing outlives a simulated node.
+                Output::Remember { .. } => {}
                 Output::Lookup { model } => self.look_up(node, model),
                 Output::Routed { id, chain } => {
                     if let Some(ask) = self.nodes[node].routes.remove(&id) {

@@ -8,8 +8,9 @@ use taimatsu_peer::session::{Failure, Finish, Origin, OriginConfig, OriginInput,
 use taimatsu_protocol::codec::BoundedVec;
 use taimatsu_protocol::control::Token;
 use taimatsu_protocol::opening::{LaneOpening, Opening, PrekeyId, Refusal, TailOpening, TailTask};
+use taimatsu_protocol::receipt::{self, BrokenReceipts, Claim, Expected};
 use taimatsu_protocol::sealed::Secret;
-use taimatsu_protocol::{Announcement, Moment, Sampling, SessionId};
+use taimatsu_protocol::{Announcement, ModelId, Moment, Sampling, SessionId};
 
 use super::events::Timer;
 use super::streams::{Frame, Hello, Kind, StreamId};
@@ -21,6 +22,8 @@ pub(crate) struct Run {
     pub(crate) machine: Origin,
     pub(crate) pace: Pace,
     session: SessionId,
+    /// Every id that was made.
+    answer: Vec<u32>,
     lines: Vec<Line>,
     openings: Vec<Opening>,
     made: VecDeque<Made>,
@@ -42,6 +45,28 @@ struct Line {
 enum Made {
     Token(Token),
     Ended(Result<Finish, Failure>),
+}
+
+impl Run {
+    /// Whether the receipts hold together, where every hop has said all.
+    pub(crate) fn receipts(
+        &self,
+        model: ModelId,
+        chain: &Chain,
+        prompt: &[u32],
+    ) -> Option<Result<(), BrokenReceipts>> {
+        let expected = |hop: &Hop| Expected { host: hop.peer, span: hop.span };
+        let hops: Vec<Expected> = chain.hops().iter().map(expected).collect();
+        let claim = Claim {
+            session: self.session,
+            model,
+            numerics: chain.numerics(),
+            hops: &hops,
+            prompt,
+            answer: &self.answer,
+        };
+        self.machine.is_told_all().then(|| receipt::check(&claim, self.machine.receipts()))
+    }
 }
 
 impl World {
@@ -70,6 +95,7 @@ impl World {
             machine: Origin::new(self.now, config),
             pace: Pace::new(),
             session,
+            answer: Vec::new(),
             lines,
             openings,
             made: VecDeque::new(),
@@ -120,6 +146,7 @@ impl World {
             numerics: chain.numerics(),
             prompt_len,
             positions: prompt_len + question.max_tokens.saturating_sub(1),
+            receipts: true,
             out: lane(if number == last { 0 } else { number + 1 }, number),
             inward: {
                 let previous = if number == 0 { last } else { number - 1 };
@@ -240,6 +267,7 @@ impl World {
                 OriginOutput::Open => self.trace.say(now, || format!("ask {ask} is open")),
                 OriginOutput::Token(token) => {
                     run.pace.token(now);
+                    run.answer.push(token.id);
                     run.made.push_back(Made::Token(token));
                 }
                 OriginOutput::Scored(_) => {}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use taimatsu_executor::{ExecutorError, KvId};
-use taimatsu_peer::session::{HopConfig, TailConfig};
+use taimatsu_peer::session::{HopConfig, ReceiptTerms, TailConfig};
 use taimatsu_peer::{Input, OpeningSummary};
 use taimatsu_protocol::SessionId;
 use taimatsu_protocol::opening::{LaneOpening, Opening, Refusal, TailTask};
@@ -133,7 +133,15 @@ impl World {
         let hidden = self.nodes[node].workers[worker].shape.hidden;
         let peers = [&opening.inward, &opening.out]
             .map(|lane| lane.as_ref().and_then(|lane| self.node_of(&lane.peer)));
-        let config = config(hop, &mut opening, hidden);
+        let mut config = config(hop, &mut opening, hidden);
+        config.receipts = opening.receipts.then_some(ReceiptTerms {
+            host: self.nodes[node].id,
+            session,
+            model: opening.model,
+            span: opening.span,
+            numerics: opening.numerics,
+            upstream: opening.inward.as_ref().filter(|_| hop > 0).map(|lane| lane.peer),
+        });
         let task = HopTask::new(self.now, config, stream, (worker, kv), peers);
         self.nodes[node].hops.insert(session, task);
         self.trace.say(self.now, || {
@@ -216,5 +224,6 @@ fn config(hop: u8, opening: &mut Opening, hidden: u32) -> HopConfig {
         prompt: std::mem::take(&mut opening.prompt).into_vec(),
         generations: (generation(&opening.inward), generation(&opening.out)),
         tail,
+        receipts: None,
     }
 }

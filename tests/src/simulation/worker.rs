@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use taimatsu_executor::{
-    EchoExecutor, ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Sampler,
+    EchoExecutor, ExecutorError, History, Input, KvId, LayerExecutor, ModelShape, Output, Sampler,
     Want as Wanted, Work,
 };
 use taimatsu_peer::session::{Executed, HopInput, Job, JobInput, Want};
@@ -201,7 +201,8 @@ impl Worker {
                 let tail = self.tails.get_mut(kv).ok_or(HopFailure::Internal)?;
                 let position = job.start + job.count;
                 tail.truncate(position as usize);
-                let id = Sampler::new(Sampling::greedy()).sample(&logits, tail, position, 0);
+                let history = History { prompt: tail, answer: &[] };
+                let id = Sampler::new(Sampling::greedy()).sample(&logits, history, position);
                 tail.push(id);
                 Ok(Executed::Sampled(Token { id, logprob: None, top: BoundedVec::new() }))
             }

@@ -49,6 +49,8 @@ pub struct World {
     /// Lane frames on their way through a client, by ticket.
     pub(crate) carried: BTreeMap<u64, LaneFrame>,
     pub(crate) next_ticket: u64,
+    /// Copied openings that were sent.
+    pub replays_sent: usize,
     /// Copied openings that were refused.
     pub replays_refused: usize,
     /// Events of the present moment.
@@ -79,6 +81,7 @@ impl World {
             next_stream: 0,
             carried: BTreeMap::new(),
             next_ticket: 0,
+            replays_sent: 0,
             replays_refused: 0,
             at_once: 0,
             last_action: Moment::default(),

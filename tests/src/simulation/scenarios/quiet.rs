@@ -129,8 +129,7 @@ pub(super) const REPLAY: Scenario = Scenario {
     },
     judge: |world| {
         all_done(asks(world))?;
-        let copies = 2 * world.asks[0].accepted.len();
-        let refused = world.replays_refused;
+        let (copies, refused) = (world.replays_sent, world.replays_refused);
         (refused == copies)
             .then_some(())
             .ok_or_else(|| format!("{refused} of {copies} copies refused"))
