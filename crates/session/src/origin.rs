@@ -10,6 +10,7 @@ use crate::policy::{CLOSE_TIMEOUT, CREDIT, HEARTBEAT, HOP_SILENCE, OPEN_TIMEOUT,
 
 mod io;
 mod lanes;
+mod losses;
 
 pub use io::{Failure, Finish, OriginConfig, OriginInput, OriginOutput};
 
@@ -29,6 +30,9 @@ pub struct Origin {
     progress_at: Moment,
     closing_at: Moment,
     told_at: Moment,
+    /// Hops that lost a neighbour; at most one of each. Judged a moment after the first.
+    complaints: Vec<losses::Complaint>,
+    complained_at: Moment,
     outputs: VecDeque<OriginOutput>,
 }
 
@@ -86,6 +90,8 @@ impl Origin {
             progress_at: now,
             closing_at: now,
             told_at: now,
+            complaints: Vec::new(),
+            complained_at: now,
             outputs: VecDeque::new(),
         }
     }
@@ -104,8 +110,8 @@ impl Origin {
             }
             OriginInput::Broken { hop } => self.fail(Failure::Violation { hop }),
             OriginInput::Lost { hop } if self.state == State::Closing => self.closed(hop, None),
-            OriginInput::Lost { hop } => self.fail(Failure::HopLost { hop }),
-            OriginInput::Consumed(total) => self.consumed(total),
+            OriginInput::Lost { hop } => self.lost(hop),
+            OriginInput::Consumed(total) => self.consumed(now, total),
             OriginInput::Cancel => self.close(now, Finish::Cancelled),
         }
     }
@@ -120,22 +126,26 @@ impl Origin {
     pub fn poll_timeout(&self) -> Option<Moment> {
         let silence = self.hops.iter().filter(|hop| hop.accepted).map(|hop| hop.heard_at);
         let silence = silence.min().map(|heard| heard + HOP_SILENCE);
-        let next = match self.state {
-            State::Opening => self.opened_at + OPEN_TIMEOUT,
-            State::Running => self.progress_at + STALL,
+        let late = match self.state {
+            State::Opening => Some(self.opened_at + OPEN_TIMEOUT),
+            State::Running => self.is_owed().then(|| self.progress_at + STALL),
             State::Closing => return Some(self.closing_at + CLOSE_TIMEOUT),
             State::Done => return None,
         };
-        Some(next.min(self.told_at + HEARTBEAT).min(silence.unwrap_or(next)))
+        let told = Some(self.told_at + HEARTBEAT);
+        [late, told, silence, self.complaints_due()].into_iter().flatten().min()
     }
 
     /// The moment of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Moment) {
+        if self.complaints_due().is_some_and(|due| due <= now) {
+            return self.judge_complaints();
+        }
         let due = match self.state {
             State::Opening if now.since(self.opened_at) >= OPEN_TIMEOUT => {
                 Some(Failure::OpenTimeout { hop: self.first_not_open() })
             }
-            State::Running if now.since(self.progress_at) >= STALL => {
+            State::Running if self.is_owed() && now.since(self.progress_at) >= STALL => {
                 Some(Failure::Stalled { hop: self.furthest_behind() })
             }
             State::Closing if now.since(self.closing_at) >= CLOSE_TIMEOUT => {
@@ -175,6 +185,7 @@ impl Origin {
         }
         view.accepted = true;
         view.heard_at = now;
+        self.relay_late(hop);
         self.opened(now);
     }
 
@@ -217,7 +228,7 @@ impl Origin {
                 let rows = top.into_vec().into_iter().map(|row| row.into_vec()).collect();
                 self.scored(now, hop, position, rows);
             }
-            ToClient::Failed(failure) => self.fail(Failure::HopFailed { hop, failure }),
+            ToClient::Failed(failure) => self.gave_up(now, hop, failure),
             ToClient::Closed { .. } => self.fail(Failure::Violation { hop }),
         }
     }
@@ -252,12 +263,15 @@ impl Origin {
         }
     }
 
-    fn consumed(&mut self, total: u32) {
+    fn consumed(&mut self, now: Moment, total: u32) {
         let until = total.saturating_add(CREDIT).min(self.config.max_tokens);
         // Half a credit at a time, so that grants are rare; the last one as it comes.
         let worth =
             until >= self.granted.saturating_add(CREDIT / 2) || until == self.config.max_tokens;
         if until > self.granted && worth && self.state != State::Closing && !self.config.score {
+            if !self.is_owed() {
+                self.progress_at = now;
+            }
             self.granted = until;
             self.send(self.config.hops - 1, ToHop::Grant { until }, None);
         }
@@ -305,6 +319,11 @@ impl Origin {
         self.state = State::Done;
         self.close_all();
         self.outputs.push_back(OriginOutput::Ended(Err(failure)));
+    }
+
+    /// Whether the chain has credit left: without it, it stands still by right.
+    const fn is_owed(&self) -> bool {
+        self.config.score || self.handed < self.granted
     }
 
     fn silent(&self, now: Moment) -> Option<Failure> {

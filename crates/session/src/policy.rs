@@ -19,7 +19,12 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// News for the client (received, computed) is gathered for this long.
 pub const ACK_COALESCE: Duration = Duration::from_millis(250);
 
-/// Nothing computed and nothing released for this long: somebody is stuck.
+/// How long a hop's complaint about a neighbour is held until the others have spoken: a round
+/// trip across an ocean and one lost packet.
+pub const LOSS_GRACE: Duration = Duration::from_millis(500);
+
+/// Nothing computed and nothing released for this long, though there is credit: somebody is
+/// stuck.
 pub const STALL: Duration = Duration::from_secs(60);
 
 /// How long the client waits for the hops' last figures.

@@ -604,3 +604,73 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_reader_who_pauses_for_minutes_gets_the_rest() {
+    let prompt = prompt(10);
+    let mut world = World::new(3, 3, &prompt, 100, None, false);
+    world.consume = false;
+    world.run(MINUTE * 3);
+    assert_eq!((world.tokens.len(), &world.outcome), (64, &None), "nobody is stalled");
+    world.consume = true;
+    world.after(0, Event::Consumed(64));
+    world.run(MINUTE * 4);
+    assert_eq!(world.outcome, Some(Ok(Finish::Length)));
+    assert_eq!(world.tokens, undisturbed(&prompt, 100, None));
+}
+
+/// A client of so many hops, of which these have accepted.
+fn client(hops: u8, accepted: &[u8]) -> Origin {
+    let config = OriginConfig { hops, prompt_len: 4, max_tokens: 9, score: false };
+    let mut origin = Origin::new(Moment::default(), config);
+    for hop in accepted {
+        origin.handle(Moment::default(), OriginInput::Accepted { hop: *hop });
+    }
+    origin
+}
+
+fn hears(origin: &mut Origin, millis: u64, hop: u8, message: ToClient) -> Vec<OriginOutput> {
+    let now = Moment::default() + Duration::from_millis(millis);
+    origin.handle(now, OriginInput::FromHop { hop, message, frame: None });
+    std::iter::from_fn(|| origin.poll_output()).collect()
+}
+
+#[test]
+fn who_lost_a_neighbour_is_not_the_one_that_is_gone() {
+    let lost = |lane| ToClient::Failed(HopFailure::NeighbourLost { lane });
+    // Hop 0 is dead, and says nothing. Hop 2 is near, and has lost hop 1, which had lost hop 0.
+    let mut origin = client(4, &[0, 1, 2, 3]);
+    assert!(hears(&mut origin, 10, 2, lost(1)).is_empty());
+    origin.handle(Moment::from_micros(11_000), OriginInput::Lost { hop: 2 });
+    assert!(hears(&mut origin, 40, 1, lost(0)).is_empty());
+    assert_eq!(origin.poll_timeout(), Some(Moment::from_micros(510_000)));
+    origin.handle_timeout(Moment::from_micros(510_000));
+    let ended = std::iter::from_fn(|| origin.poll_output()).last();
+    let failure = HopFailure::NeighbourLost { lane: 0 };
+    let expected = Failure::HopFailed { hop: 1, failure };
+    assert!(matches!(ended, Some(OriginOutput::Ended(Err(failure))) if failure == expected));
+    // Its own stream's end says it at once.
+    let mut origin = client(4, &[0, 1, 2, 3]);
+    hears(&mut origin, 10, 2, lost(1));
+    origin.handle(Moment::from_micros(11_000), OriginInput::Lost { hop: 0 });
+    let ended = std::iter::from_fn(|| origin.poll_output()).last();
+    let expected = Failure::HopLost { hop: 0 };
+    assert!(matches!(ended, Some(OriginOutput::Ended(Err(failure))) if failure == expected));
+}
+
+#[test]
+fn a_lane_is_relayed_once_both_ends_can_be_told() {
+    let mut origin = client(2, &[0]);
+    let failed = ToClient::LinkFailed { lane: 0, generation: 1 };
+    assert!(hears(&mut origin, 10, 0, failed).is_empty(), "hop 1 could not hear it");
+    origin.handle(Moment::default(), OriginInput::Accepted { hop: 1 });
+    let told: Vec<_> = std::iter::from_fn(|| origin.poll_output())
+        .map(|output| match output {
+            OriginOutput::ToHop { hop, message: ToHop::Relay { lane, generation }, .. } => {
+                (hop, lane, generation)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [(1, 0, 2), (0, 0, 2)]);
+}

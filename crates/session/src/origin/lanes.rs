@@ -39,9 +39,30 @@ impl Origin {
         }
         view.generation += 1;
         (view.relayed, view.up_at_source, view.up_at_target) = (true, false, false);
-        let message = ToHop::Relay { lane, generation: view.generation };
-        for hop in [target, source] {
-            self.send(hop, message.clone(), None);
+        self.relay(lane);
+    }
+
+    /// Joins the ends of a lane through this client, once both are there: to one that has not
+    /// accepted yet nothing can be said, neither this nor the other end's frames.
+    fn relay(&mut self, lane: u8) {
+        let (source, target) = self.ends(lane);
+        let both = [target, source];
+        if both.iter().any(|hop| !self.hops[usize::from(*hop)].accepted) {
+            return;
+        }
+        let generation = self.lanes[usize::from(lane)].generation;
+        for hop in both {
+            self.send(hop, ToHop::Relay { lane, generation }, None);
+        }
+    }
+
+    /// A hop has accepted after a neighbour had found that it cannot reach it.
+    pub(super) fn relay_late(&mut self, hop: u8) {
+        for lane in 0..self.lanes.len() as u8 {
+            let (source, target) = self.ends(lane);
+            if self.is_relayed(lane) && (hop == source || hop == target) {
+                self.relay(lane);
+            }
         }
     }
 
