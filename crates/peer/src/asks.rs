@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use taimatsu_protocol::{ModelId, Moment, PeerId};
-use taimatsu_routing::{Chain, HostTable, PlanError, Request, plan};
+use taimatsu_routing::{Chain, Hop, HostTable, PlanError, Request, plan};
 
 use crate::io::{Ask, Output, RouteError};
 use crate::policy::{ASK_PATIENCE, LOOKUP_FRESH, LOOKUP_LOST, MAX_LOOKUPS, MAX_WAITING};
@@ -38,7 +38,7 @@ impl Asks {
         self.waiting.len()
     }
 
-    /// Answers at once where there is a way, and otherwise looks first.
+    /// Answers at once where there is a good way, and otherwise looks first.
     pub(crate) fn ask(
         &mut self,
         now: Moment,
@@ -47,16 +47,16 @@ impl Asks {
         outputs: &mut VecDeque<Output>,
     ) {
         match self.plan(now, table, &ask) {
-            Ok(chain) => {
+            Ok(chain) if self.will_do(now, table, &chain, &ask.model) => {
                 outputs.push_back(Output::Routed { id: ask.id, chain });
                 if !self.is_fresh(&ask.model, now) {
                     self.look_up(now, ask.model, outputs);
                 }
             }
-            Err(_) if self.waiting.len() >= MAX_WAITING => {
+            _ if self.waiting.len() >= MAX_WAITING => {
                 outputs.push_back(Output::Unroutable { id: ask.id, error: RouteError::Busy });
             }
-            Err(_) => {
+            _ => {
                 self.waiting.push_back(Waiting { ask, until: now + ASK_PATIENCE });
                 self.look_up(now, ask.model, outputs);
             }
@@ -114,6 +114,13 @@ impl Asks {
         let Ask { model, blocks, wish, positions, .. } = *ask;
         let request = Request { model, blocks, wish, positions, me: self.me, seed: self.seed };
         plan(table, &request, now)
+    }
+
+    /// Whether to go this way without looking for another: a host that just failed is taken again
+    /// only when the swarm was asked for others.
+    fn will_do(&self, now: Moment, table: &HostTable, chain: &Chain, model: &ModelId) -> bool {
+        let failed = |hop: &Hop| table.is_suspended(&hop.peer, now);
+        self.is_fresh(model, now) || !chain.hops().iter().any(failed)
     }
 
     fn is_fresh(&self, model: &ModelId, now: Moment) -> bool {
