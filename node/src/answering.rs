@@ -17,14 +17,14 @@ use crate::engine::{
 use crate::run::{Made, Run, RunFailure};
 use crate::text::StopGate;
 
-/// Runs that are begun for one question before it is given up, the first included.
-const ATTEMPTS: u32 = 3;
-
 /// Begins the runs of one question, and knows what their failures mean.
 pub(crate) trait Source: Send + 'static {
     /// Begins a run. After a failure: another way than the one that failed, or the error that there
     /// is none.
     fn begin(&mut self) -> BoxFuture<'_, Result<Begun, EngineError>>;
+
+    /// An answer is over; its run says how fast it was.
+    fn learn<'a>(&'a mut self, run: &'a Run) -> BoxFuture<'a, ()>;
 
     /// What a failure is to the caller.
     fn blame<'a>(&'a mut self, failure: &'a RunFailure) -> BoxFuture<'a, Blame>;
@@ -42,7 +42,7 @@ pub(crate) struct Begun {
 pub(crate) struct Blame {
     /// As the caller is told.
     pub(crate) error: EngineError,
-    /// Whether another way may do better.
+    /// Whether another way may do better, and is to be tried.
     pub(crate) again: bool,
 }
 
@@ -97,7 +97,6 @@ pub(crate) async fn scores(mut source: impl Source) -> Result<Scores, EngineErro
     let mut run = source.begin().await?.run;
     let (_consumed, mut told) = watch::channel(0);
     let mut rows = Scores::new();
-    let mut attempts = 1;
     loop {
         match run.next(&mut told).await {
             Made::Scored(row) => rows.push(row),
@@ -105,10 +104,9 @@ pub(crate) async fn scores(mut source: impl Source) -> Result<Scores, EngineErro
             Made::Ended(Ok(_)) => return Ok(rows),
             Made::Ended(Err(failure)) => {
                 let Blame { error, again } = source.blame(&failure).await;
-                if !again || attempts == ATTEMPTS {
+                if !again {
                     return Err(error);
                 }
-                attempts += 1;
                 rows.clear();
                 run = source.begin().await.map_err(|_| error)?.run;
             }
@@ -128,7 +126,6 @@ async fn carry(
     }
     let mut text = Assembly::new(&frame);
     let mut pace = Pace::new(frame.asked);
-    let mut attempts = 1;
     let finish = loop {
         match begun.run.next(&mut told).await {
             Made::Token(token) => {
@@ -147,10 +144,9 @@ async fn carry(
                 let Blame { error, again } = source.blame(&failure).await;
                 // What the caller has seen is not taken back: only an answer without a token
                 // begins again.
-                if !again || pace.tokens > 0 || attempts == ATTEMPTS {
+                if !again || pace.tokens > 0 {
                     return Event::Failed(error);
                 }
-                attempts += 1;
                 match source.begin().await {
                     Ok(other) => begun = other,
                     Err(_) => return Event::Failed(error),
@@ -158,6 +154,7 @@ async fn carry(
             }
         }
     };
+    source.learn(&begun.run).await;
     let stopped = text.gate.stopped() || finish == Finish::End;
     let reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
     let report = pace.report(begun.hops, &begun.run.stats(), begun.run.forwarded());

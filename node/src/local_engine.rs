@@ -127,6 +127,10 @@ impl Source for LocalSource {
         self.begin().boxed()
     }
 
+    fn learn<'a>(&'a mut self, _: &'a Run) -> BoxFuture<'a, ()> {
+        std::future::ready(()).boxed()
+    }
+
     fn blame<'a>(&'a mut self, failure: &'a RunFailure) -> BoxFuture<'a, Blame> {
         let error = match failure {
             RunFailure::Here(failure) => failed_here(failure),

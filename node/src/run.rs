@@ -1,5 +1,7 @@
 //! An inference under way, wherever it is computed, as one stream of what it makes.
 
+use std::time::Duration;
+
 use taimatsu_peer::session::{Failure, Finish};
 use taimatsu_protocol::Sampling;
 use taimatsu_protocol::control::{HopFailure, HopStats, Token};
@@ -116,6 +118,14 @@ impl Run {
         match self {
             Self::Chain(run) => run.stats(),
             Self::Solo(run) => vec![run.stats()],
+        }
+    }
+
+    /// How long a token took, as far as it says something about hosts.
+    pub(crate) fn lap(&self) -> Option<Duration> {
+        match self {
+            Self::Chain(run) => run.lap(),
+            Self::Solo(_) => None,
         }
     }
 

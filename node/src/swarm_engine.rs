@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use taimatsu_network::Network;
+use taimatsu_peer::retry::{Attempts, Fault};
 use taimatsu_peer::routing::{Chain, PlanError, Wish};
 use taimatsu_peer::session::Failure;
-use taimatsu_peer::{Input, RouteError};
-use taimatsu_protocol::control::HopFailure;
+use taimatsu_peer::{Input, Observed, RouteError};
+use taimatsu_protocol::control::HopStats;
 use taimatsu_protocol::opening::{MAX_TOP, Refusal};
 use taimatsu_protocol::{PeerId, Span};
 use tokio::sync::watch;
@@ -200,14 +201,14 @@ struct SwarmSource {
     model: Arc<KnownModel>,
     task: Task,
     wish: RouteWish,
-    failed: BTreeSet<PeerId>,
+    attempts: Attempts,
     chain: Option<Chain>,
 }
 
 impl SwarmSource {
     fn new(engine: &SwarmEngine, model: Arc<KnownModel>, task: Task, wish: RouteWish) -> Self {
-        let failed = BTreeSet::new();
-        Self { engine: engine.clone(), model, task, wish, failed, chain: None }
+        let attempts = Attempts::new();
+        Self { engine: engine.clone(), model, task, wish, attempts, chain: None }
     }
 
     async fn begin(&mut self) -> Result<Begun, EngineError> {
@@ -229,7 +230,7 @@ impl SwarmSource {
         let (id, blocks) = (self.model.id, self.model.manifest.blocks);
         let asked = self.engine.judge.ask(id, blocks, wish, self.task.positions()).await;
         let chain = asked.map_err(|error| self.unroutable(error))?;
-        if chain.hops().iter().any(|hop| self.failed.contains(&hop.peer)) {
+        if !self.attempts.may_use(&chain) {
             return Err(self.no_such_route());
         }
         let run = ChainRun::begin(&self.engine.caller, id, &chain, &self.task);
@@ -271,6 +272,13 @@ impl SwarmSource {
         EngineError::NoSuchRoute { model: self.model.name.clone(), wish }
     }
 
+    async fn learn(&mut self, stats: Vec<HopStats>, lap: Option<Duration>) {
+        let Some(chain) = &self.chain else { return };
+        if let Some(observed) = Observed::of(self.model.id, chain, stats, lap) {
+            self.engine.judge.tell(Input::Observed(Box::new(observed))).await;
+        }
+    }
+
     async fn blame(&mut self, failure: &RunFailure) -> Blame {
         let failure = match failure {
             RunFailure::Here(failure) => {
@@ -281,20 +289,10 @@ impl SwarmSource {
         let Some(chain) = &self.chain else {
             return Blame { error: EngineError::Internal(failure.to_string()), again: false };
         };
-        let hops = chain.hops();
-        let number = guilty(failure, hops.len());
-        let hop = hops[number.min(hops.len() - 1)];
-        self.failed.insert(hop.peer);
+        let Fault { hop, again } = self.attempts.failed(chain, failure);
         self.engine.judge.tell(Input::HostFailed { host: hop.peer }).await;
         let prompt = self.task.prompt.len() as u32;
         let error = named(failure, hop.peer, hop.span, self.task.positions(), prompt);
-        let again = !matches!(
-            failure,
-            Failure::HopFailed {
-                failure: HopFailure::NonFinite { .. } | HopFailure::UnknownToken { .. },
-                ..
-            }
-        );
         Blame { error, again }
     }
 }
@@ -304,26 +302,12 @@ impl Source for SwarmSource {
         self.begin().boxed()
     }
 
+    fn learn<'a>(&'a mut self, run: &'a Run) -> BoxFuture<'a, ()> {
+        self.learn(run.stats(), run.lap()).boxed()
+    }
+
     fn blame<'a>(&'a mut self, failure: &'a RunFailure) -> BoxFuture<'a, Blame> {
         self.blame(failure).boxed()
-    }
-}
-
-/// The hop that a failure is about. A hop that lost its neighbour speaks of the next one.
-fn guilty(failure: &Failure, hops: usize) -> usize {
-    match failure {
-        Failure::HopFailed { failure: HopFailure::NeighbourLost { lane }, hop } => {
-            let lane = usize::from(*lane);
-            // Lane i leads from hop i to the next: whichever end did not complain.
-            if lane == usize::from(*hop) { (lane + 1) % hops } else { lane }
-        }
-        Failure::Refused { hop, .. }
-        | Failure::OpenTimeout { hop }
-        | Failure::HopLost { hop }
-        | Failure::HopFailed { hop, .. }
-        | Failure::Stalled { hop }
-        | Failure::Violation { hop } => usize::from(*hop),
-        Failure::Unlinkable { lane } => (usize::from(*lane) + 1) % hops,
     }
 }
 

@@ -1,11 +1,14 @@
 //! What a peer is told, and what it says.
 
+use std::time::Duration;
+
+use taimatsu_protocol::control::HopStats;
 use taimatsu_protocol::opening::{Prekey, Refusal};
 use taimatsu_protocol::signed::Verified;
 use taimatsu_protocol::{
     Announcement, ModelId, Numerics, PeerId, SessionId, Span, SwarmId, UnixSeconds,
 };
-use taimatsu_routing::{Chain, PlanError, Wish};
+use taimatsu_routing::{Chain, Hop, HopSpeed, PlanError, Wish};
 
 /// What a peer is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +62,8 @@ pub enum Input {
         /// Which.
         host: PeerId,
     },
+    /// An answer is over, and this is how fast it was.
+    Observed(Box<Observed>),
     /// The lookup that was asked for is over, and what it found was handed in.
     LookupDone {
         /// Of which model.
@@ -106,6 +111,36 @@ pub struct Load {
     pub decode_micros: u32,
     /// Positions per second in prefill; 0 before the first.
     pub prefill_rate: u32,
+}
+
+/// How fast an answer came that this node had asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// Of which model.
+    pub model: ModelId,
+    /// Its hops, leader first, and what they said they took.
+    pub hops: Vec<HopSpeed>,
+    /// How long a token took by this node's own clock ([`crate::pace::Pace::lap`]).
+    pub lap: Option<Duration>,
+}
+
+impl Observed {
+    /// From the chain that was asked and its hops' figures, in order; a hop that computed no
+    /// single position says nothing, and then the answer does not.
+    #[must_use]
+    pub fn of(
+        model: ModelId,
+        chain: &Chain,
+        stats: impl IntoIterator<Item = HopStats>,
+        lap: Option<Duration>,
+    ) -> Option<Self> {
+        let speed = |(hop, stats): (&Hop, HopStats)| {
+            let decode_micros = stats.decode_micros.checked_div(u64::from(stats.decode_steps))?;
+            Some(HopSpeed { host: hop.peer, span: hop.span, decode_micros })
+        };
+        let hops: Option<Vec<_>> = chain.hops().iter().zip(stats).map(speed).collect();
+        Some(Self { model, hops: hops?, lap })
+    }
 }
 
 /// An inference that wants hosts.

@@ -43,9 +43,13 @@ mod admission;
 mod asks;
 mod hosting;
 mod io;
+pub mod pace;
 mod peer;
 pub mod policy;
+pub mod retry;
 mod voice;
 
-pub use io::{Ask, Config, Hosting, Ignored, Input, Load, OpeningSummary, Output, RouteError};
+pub use io::{
+    Ask, Config, Hosting, Ignored, Input, Load, Observed, OpeningSummary, Output, RouteError,
+};
 pub use peer::Peer;

@@ -65,6 +65,9 @@ impl Peer {
             }
             Input::Ask(ask) => self.asks.ask(now, &self.table, ask, &mut self.outputs),
             Input::HostFailed { host } => self.table.suspend(host, now + SUSPENSION),
+            Input::Observed(seen) => {
+                self.table.observed(now, seen.model, &seen.hops, seen.lap);
+            }
             Input::LookupDone { model } => {
                 self.asks.looked_up(now, &self.table, model, &mut self.outputs);
             }

@@ -13,9 +13,10 @@ use taimatsu_peer::policy::{
 };
 use taimatsu_peer::routing::{PlanError, Wish};
 use taimatsu_peer::{
-    Ask, Config, Hosting, Ignored, Input, Load, OpeningSummary, Output, Peer, RouteError,
+    Ask, Config, Hosting, Ignored, Input, Load, Observed, OpeningSummary, Output, Peer, RouteError,
 };
 use taimatsu_protocol::codec::BoundedVec;
+use taimatsu_protocol::control::HopStats;
 use taimatsu_protocol::opening::{Prekey, Refusal};
 use taimatsu_protocol::signed::Verified;
 use taimatsu_protocol::{
@@ -341,6 +342,37 @@ fn a_host_that_failed_is_passed_over() {
     assert_eq!(leader(&bench.put(ask(2))), peer_id(3));
     bench.pass(Duration::from_secs(31));
     assert_eq!(leader(&bench.put(ask(3))), peer_id(2));
+}
+
+#[test]
+fn a_host_that_failed_is_taken_again_only_when_others_were_looked_for() {
+    let mut bench = Bench::new();
+    bench.put(announced(2, announcement(2, "0-29")));
+    assert_eq!(bench.put(ask(1)).len(), 2, "a way, and a lookup");
+    bench.put(Input::HostFailed { host: peer_id(2) });
+    assert_eq!(bench.put(ask(2)), vec![]);
+    bench.put(announced(3, announcement(3, "0-29")));
+    let found = bench.put(Input::LookupDone { model: model(0) });
+    assert!(matches!(&found[..], [Output::Routed { id: 2, chain }]
+        if chain.hops()[0].peer == peer_id(3)));
+    bench.put(Input::HostFailed { host: peer_id(3) });
+    assert!(matches!(bench.put(ask(3))[..], [Output::Routed { id: 3, .. }]));
+}
+
+#[test]
+fn a_host_that_was_seen_to_be_slow_is_not_believed() {
+    let mut bench = Bench::new();
+    bench.put(announced(2, Announcement { decode_micros: 1, ..announcement(2, "0-29") }));
+    bench.put(announced(3, Announcement { decode_micros: 50_000, ..announcement(3, "0-29") }));
+    let Output::Routed { chain, .. } = bench.put(ask(1)).remove(0) else { panic!("a way") };
+    assert_eq!(chain.hops()[0].peer, peer_id(2));
+    let stats = HopStats { decode_steps: 10, decode_micros: 10, ..HopStats::default() };
+    let lap = Some(Duration::from_millis(400));
+    let seen = Observed::of(model(0), &chain, [stats], lap).unwrap();
+    bench.put(Input::Observed(Box::new(seen)));
+    let Output::Routed { chain, .. } = bench.put(ask(2)).remove(0) else { panic!("a way") };
+    assert_eq!(chain.hops()[0].peer, peer_id(3));
+    assert_eq!(Observed::of(model(0), &chain, [HopStats::default()], lap), None);
 }
 
 #[test]

@@ -58,11 +58,13 @@
 //! ```
 
 pub mod chain;
+mod observed;
 pub mod plan;
 pub mod policy;
 mod search;
 pub mod table;
 
 pub use chain::{Chain, ChainError, Hop};
+pub use observed::HopSpeed;
 pub use plan::{PlanError, Request, Wish, plan};
 pub use table::{HostTable, Inserted};

@@ -23,7 +23,7 @@ pub struct Request {
     pub positions: u32,
     /// Who asks. It is never a hop: nobody dials himself.
     pub me: PeerId,
-    /// Decides between hosts that are equally good, so that not all askers choose the same.
+    /// Decides between hosts that are nearly equally good, so that not all askers choose the same.
     pub seed: u64,
 }
 
@@ -60,8 +60,10 @@ pub enum PlanError {
 /// The best chain for a request, from what the table holds (call [`HostTable::expire`] first).
 ///
 /// A hop costs half a round trip to it, its measured time for one position times the sessions it
-/// would share with, and ten seconds where its free KV is short. The fewest hops win, unless more
-/// are faster by [`PATIENCE`]. Spans are used as announced where possible, otherwise from their
+/// would share with (but never less than this node has itself seen of it, see
+/// [`HostTable::observed`]), and ten seconds where its free KV is short. The fewest hops win, unless more
+/// are faster by [`PATIENCE`]; ways of one length share the requests where they are near-equal
+/// ([`NEAR_EQUAL_PERMILLE`](crate::policy::NEAR_EQUAL_PERMILLE)). Spans are used as announced where possible, otherwise from their
 /// middle on; a suspended host is used only where there is no way without.
 ///
 /// # Errors
@@ -110,7 +112,7 @@ fn best_of(candidates: &[Candidate<'_>], request: &Request, exact: bool) -> Opti
         let alike: Vec<_> =
             candidates.iter().copied().filter(|host| host.numerics() == numerics).collect();
         let ways = search(&alike, limits).into_iter();
-        found.extend(ways.map(|way| (way.cost, chain(&alike, &way, request.blocks, numerics))));
+        found.extend(ways.map(|way| (way.plain, chain(&alike, &way, request.blocks, numerics))));
     }
     choose(found)
 }
@@ -144,7 +146,7 @@ fn ranges(missing: &[[u32; 2]]) -> String {
 }
 
 /// A number that differs per seed and host (FNV-1a): a coin, not a secret.
-fn mixed(seed: u64, host: &PeerId) -> u64 {
+pub(crate) fn mixed(seed: u64, host: &PeerId) -> u64 {
     let bytes = seed.to_le_bytes().into_iter().chain(*host.public_key());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -23,6 +23,10 @@ pub const MAX_REMEMBERED: usize = 1_024;
 /// a hiccup costs little.
 pub const SUSPENSION: Duration = Duration::from_secs(30);
 
+/// How long this node's own measurement of a host's speed counts: a host that was slow under a
+/// load gets another try, and one that lies costs one slow answer in that time.
+pub const OBSERVED_LIFE: Duration = Duration::from_secs(600);
+
 /// The round trip that is assumed where none was measured: across an ocean, so that a measured
 /// neighbour is preferred.
 pub const UNKNOWN_RTT_MICROS: u64 = 150_000;
@@ -34,6 +38,11 @@ pub const UNMEASURED_BLOCK_MICROS: u64 = 5_000;
 /// What a host is charged that has not the KV positions free that are asked for: it may have
 /// them again when it is asked, and anybody else is better.
 pub const SHORT_KV_MICROS: u64 = 10_000_000;
+
+/// Hosts whose costs differ by less than this share the asks: each request adds up to so much to
+/// a host's cost, by its own coin. What is announced of load is seconds old, and all who choose
+/// the best by it choose the same.
+pub const NEAR_EQUAL_PERMILLE: u64 = 250;
 
 /// More hops are taken only where fewer would be slower by more than this: 5/4.
 pub const PATIENCE: (u64, u64) = (5, 4);

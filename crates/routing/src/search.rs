@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use taimatsu_protocol::{Announcement, Numerics, PeerId, Span};
 
 use crate::chain::Hop;
-use crate::plan::Request;
+use crate::plan::{Request, mixed};
 use crate::policy::{
-    KEPT_PER_END, MAX_EXTENSIONS, SHORT_KV_MICROS, UNKNOWN_RTT_MICROS, UNMEASURED_BLOCK_MICROS,
+    KEPT_PER_END, MAX_EXTENSIONS, NEAR_EQUAL_PERMILLE, SHORT_KV_MICROS, UNKNOWN_RTT_MICROS,
+    UNMEASURED_BLOCK_MICROS,
 };
 use crate::table::{HostTable, announced_rtt};
 
@@ -17,7 +18,11 @@ pub(crate) struct Candidate<'a> {
     host: &'a Announcement,
     /// Half a round trip from the asker, in microseconds.
     half_rtt_from_me: u64,
+    /// This node's own measurement of the whole span.
+    seen_micros: Option<u64>,
     short: bool,
+    /// Drawn anew by each request, in permille of the cost.
+    luck: u64,
 }
 
 /// What a way must keep to.
@@ -34,6 +39,8 @@ pub(crate) struct Limits {
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     /// Microseconds of a lap, with penalties.
+    pub(crate) plain: u64,
+    /// The same, with each host's luck: what ways of one length are compared by.
     pub(crate) cost: u64,
     /// Indices of candidates, leader first.
     pub(crate) path: Vec<usize>,
@@ -42,6 +49,7 @@ pub(crate) struct Found {
 /// A part-chain from block 0 to the end of its last candidate.
 #[derive(Debug, Clone)]
 struct Part {
+    plain: u64,
     cost: u64,
     path: Vec<usize>,
     /// Hosts in it that have more than one span: only these could be met again.
@@ -50,10 +58,13 @@ struct Part {
 
 impl<'a> Candidate<'a> {
     pub(crate) fn new(table: &HostTable, request: &Request, host: &'a Announcement) -> Self {
+        let span = host.span.blocks();
         Self {
             host,
             half_rtt_from_me: table.rtt_from_me(&request.me, host) / 2,
+            seen_micros: table.seen_micros(host, u64::from(span.end - span.start)),
             short: host.free_positions < request.positions,
+            luck: mixed(request.seed, &host.host) % NEAR_EQUAL_PERMILLE,
         }
     }
 
@@ -92,11 +103,18 @@ impl<'a> Candidate<'a> {
             said.map_or(UNKNOWN_RTT_MICROS, u64::from) / 2
         });
         let used = u64::from(self.end() - entry);
-        let compute = match u64::from(self.host.decode_micros) {
+        let part = |micros: u64| micros.saturating_mul(used) / u64::from(self.end() - self.first());
+        let said = match u64::from(self.host.decode_micros) {
             0 => used.saturating_mul(UNMEASURED_BLOCK_MICROS),
-            measured => measured * used / u64::from(self.end() - self.first()),
+            measured => part(measured),
         };
-        let shared = compute.saturating_mul(1 + u64::from(self.host.sessions));
+        let said = said.saturating_mul(1 + u64::from(self.host.sessions));
+        // What was seen here was seen under the load of the time; what is said may be a lie.
+        let shared = match (self.seen_micros, self.host.decode_micros) {
+            (Some(seen), 0) => part(seen),
+            (Some(seen), _) => part(seen).max(said),
+            (None, _) => said,
+        };
         let penalty = if self.short { SHORT_KV_MICROS } else { 0 };
         half_rtt.saturating_add(shared).saturating_add(penalty)
     }
@@ -113,7 +131,7 @@ pub(crate) fn search(candidates: &[Candidate<'_>], limits: Limits) -> Vec<Found>
     }
     let mut found: Vec<Found> = Vec::new();
     let mut budget = MAX_EXTENSIONS;
-    let root = Part { cost: 0, path: Vec::new(), met: BTreeSet::new() };
+    let root = Part { plain: 0, cost: 0, path: Vec::new(), met: BTreeSet::new() };
     let mut parts = vec![root];
     for hops in 1..=limits.max_hops {
         let mut grown: BTreeMap<usize, Vec<Part>> = BTreeMap::new();
@@ -144,7 +162,7 @@ pub(crate) fn search(candidates: &[Candidate<'_>], limits: Limits) -> Vec<Found>
             && hops >= limits.min_hops
             && part.cost < limit
         {
-            found.push(Found { cost: part.cost, path: part.path });
+            found.push(Found { plain: part.plain, cost: part.cost, path: part.path });
         }
         // A longer way is of use only if it is cheaper; costs only grow.
         let limit = found.iter().map(|way| way.cost).min().unwrap_or(u64::MAX);
@@ -161,7 +179,10 @@ fn extend(candidates: &[Candidate<'_>], part: &Part, index: usize, again: bool) 
     let entry = previous.map_or(0, Candidate::end);
     let candidate = &candidates[index];
     let mut grown = part.clone();
-    grown.cost = part.cost.saturating_add(candidate.cost(entry, previous));
+    let plain = candidate.cost(entry, previous);
+    let lucky = plain.saturating_add(plain.saturating_mul(candidate.luck) / 1_000);
+    grown.plain = part.plain.saturating_add(plain);
+    grown.cost = part.cost.saturating_add(lucky);
     grown.path.push(index);
     if again {
         grown.met.insert(candidate.host());

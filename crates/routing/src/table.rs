@@ -1,10 +1,12 @@
 //! What hosts said of themselves, signed, until it expires.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use taimatsu_protocol::signed::{SignedBytes, Verified};
 use taimatsu_protocol::{Announcement, ModelId, Moment, PeerId, Span, UnixSeconds};
 
+use crate::observed::{HopSpeed, Observations};
 use crate::policy::{
     MAX_ANNOUNCEMENTS, MAX_ANSWERED, MAX_PER_HOST, MAX_PER_MODEL, MAX_REMEMBERED,
     UNKNOWN_RTT_MICROS,
@@ -19,9 +21,12 @@ pub struct HostTable {
     models: BTreeMap<ModelId, BTreeMap<(PeerId, Span), Verified<Announcement>>>,
     per_host: BTreeMap<PeerId, usize>,
     length: usize,
+    /// Nothing held expires before: what is told by the thousand is not searched each time.
+    quiet_until: Option<UnixSeconds>,
     suspended: BTreeMap<PeerId, Moment>,
     /// Round trips from this node, in microseconds.
     rtts: BTreeMap<PeerId, u32>,
+    observed: Observations,
 }
 
 /// What became of an announcement.
@@ -58,12 +63,15 @@ impl HostTable {
         if Span::new(span.blocks(), blocks) != Ok(span) {
             return Inserted::Malformed;
         }
+        let expires = announcement.expires;
+        let quiet_until = Some(self.quiet_until.map_or(expires, |until| until.min(expires)));
         let held = self.models.get_mut(&model).and_then(|held| held.get_mut(&(host, span)));
         if let Some(held) = held {
             if announcement.sequence <= held.record().sequence {
                 return Inserted::Stale;
             }
             *held = verified;
+            self.quiet_until = quiet_until;
             return Inserted::Newer;
         }
         if !self.make_room(announcement) {
@@ -72,20 +80,23 @@ impl HostTable {
         self.models.entry(model).or_default().insert((host, span), verified);
         *self.per_host.entry(host).or_default() += 1;
         self.length += 1;
+        self.quiet_until = quiet_until;
         Inserted::New
     }
 
     /// Forgets what has expired by `wall`, and suspensions that are over by `now`.
     pub fn expire(&mut self, now: Moment, wall: UnixSeconds) {
-        let expired: Vec<Key> = self
-            .iter()
-            .filter(|held| held.record().expires <= wall)
-            .map(|held| key(held.record()))
-            .collect();
+        self.suspended.retain(|_, until| *until > now);
+        self.observed.expire(now);
+        if self.quiet_until.is_none_or(|until| wall < until) {
+            return;
+        }
+        let records = self.iter().map(Verified::record);
+        let expired: Vec<Key> = records.filter(|held| held.expires <= wall).map(key).collect();
         for key in expired {
             self.remove(key);
         }
-        self.suspended.retain(|_, until| *until > now);
+        self.quiet_until = self.iter().map(|held| held.record().expires).min();
     }
 
     /// Passes over a host until then, unless there is no other. When too many are suspended, the
@@ -130,6 +141,37 @@ impl HostTable {
     pub(crate) fn rtt_from_me(&self, me: &PeerId, host: &Announcement) -> u64 {
         let measured = self.rtts.get(&host.host).copied();
         measured.or_else(|| announced_rtt(host, me)).map_or(UNKNOWN_RTT_MICROS, u64::from)
+    }
+
+    /// Notes how fast the hops of an answer were, leader first: as they reported it, and how long
+    /// a token took by this node's own clock. From now on no announcement makes them faster.
+    pub fn observed(
+        &mut self,
+        now: Moment,
+        model: ModelId,
+        hops: &[HopSpeed],
+        lap: Option<Duration>,
+    ) {
+        let neighbours = hops.iter().zip(hops.iter().cycle().skip(1));
+        let links = match hops.len() {
+            0 | 1 => 0,
+            _ => neighbours.map(|(a, b)| self.rtt_between(model, &a.host, &b.host) / 2).sum(),
+        };
+        self.observed.note(now, model, hops, lap, links);
+    }
+
+    /// Microseconds that `blocks` blocks of this host's span take, if this node has seen it.
+    pub(crate) fn seen_micros(&self, host: &Announcement, blocks: u64) -> Option<u64> {
+        self.observed.micros(host.host, host.model, blocks)
+    }
+
+    /// As one of them announces it; an unknown one excuses nothing.
+    fn rtt_between(&self, model: ModelId, a: &PeerId, b: &PeerId) -> u64 {
+        let said = |from: &PeerId, to: &PeerId| {
+            let announced = self.models.get(&model)?.values().map(Verified::record);
+            announced.filter(|held| held.host == *from).find_map(|held| announced_rtt(held, to))
+        };
+        said(a, b).or_else(|| said(b, a)).map_or(0, u64::from)
     }
 
     /// The models that somebody announces, in order.

@@ -1,9 +1,11 @@
 //! An inference on hosts: one task's worth of streams around one [`Origin`] machine.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use taimatsu_network::{FrameReader, Network, StreamKind};
+use taimatsu_peer::pace::Pace;
 use taimatsu_peer::routing::Chain;
 use taimatsu_peer::session::{Origin, OriginConfig, OriginInput, OriginOutput};
 use taimatsu_protocol::codec::{self, BoundedVec};
@@ -45,6 +47,7 @@ pub(crate) struct ChainRun {
     events: mpsc::Receiver<Event>,
     hops: Vec<Option<Line>>,
     made: VecDeque<Made>,
+    pace: Pace,
 }
 
 /// A control stream that stands.
@@ -102,8 +105,8 @@ impl ChainRun {
         }
         let machine = Origin::new(caller.clock.now(), config);
         let lines = (0..hops).map(|_| None).collect();
-        let (clock, made) = (caller.clock, VecDeque::new());
-        Self { machine, clock, sender, events, hops: lines, made }
+        let (clock, made, pace) = (caller.clock, VecDeque::new(), Pace::new());
+        Self { machine, clock, sender, events, hops: lines, made, pace }
     }
 
     /// See [`crate::run::Run::next`].
@@ -135,6 +138,11 @@ impl ChainRun {
     /// See [`crate::run::Run::stats`].
     pub(crate) fn stats(&self) -> Vec<HopStats> {
         self.machine.stats().collect()
+    }
+
+    /// See [`crate::run::Run::lap`].
+    pub(crate) fn lap(&self) -> Option<Duration> {
+        self.pace.lap()
     }
 
     /// See [`crate::run::Run::forwarded`].
@@ -185,7 +193,10 @@ impl ChainRun {
                     }
                 }
                 OriginOutput::Open => {}
-                OriginOutput::Token(token) => self.made.push_back(Made::Token(token)),
+                OriginOutput::Token(token) => {
+                    self.pace.token(self.clock.now());
+                    self.made.push_back(Made::Token(token));
+                }
                 OriginOutput::Scored(row) => self.made.push_back(Made::Scored(row)),
                 OriginOutput::Ended(outcome) => {
                     self.made.push_back(Made::Ended(outcome.map_err(RunFailure::Chain)));
