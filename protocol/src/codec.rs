@@ -176,7 +176,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for BoundedVisitor
 }
 
 /// Bytes that are never, and never decode as, longer than `MAX`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BoundedBytes<const MAX: usize>(Bytes);
 
 impl<const MAX: usize> BoundedBytes<MAX> {

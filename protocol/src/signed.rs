@@ -21,7 +21,7 @@ pub trait Record: Serialize + DeserializeOwned {
 }
 
 /// A record as it travels: not yet believed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SignedBytes {
     signer: PeerId,
     body: BoundedBytes<MAX_RECORD>,
@@ -117,7 +117,7 @@ fn with_domain(domain: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// 64 bytes for serde, which knows arrays only up to 32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Half2([u8; 32], [u8; 32]);
 
 impl Half2 {

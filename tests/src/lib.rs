@@ -1,7 +1,8 @@
-//! Swarms of real processes, and the rules of the house as tests.
+//! Swarms of real processes, swarms in virtual time, and the rules of the house as tests.
 //!
-//! [`swarm`] starts and asks them. [`house`] reads the source tree and says where it breaks a rule; `tests/architecture.rs`
+//! [`swarm`] starts and asks them. [`simulation`] plays whole swarms by seed. [`house`] reads the source tree and says where it breaks a rule; `tests/architecture.rs`
 //! applies it to this very tree.
 
 pub mod house;
+pub mod simulation;
 pub mod swarm;
