@@ -1,6 +1,6 @@
 """The openai, litellm and llm packages chat with a chain of three processes.
 
-Called by `tests/clients/run` with the program and the virtual environment. Every check fails loudly;
+Called by `tests/clients/run` with the program. Every check fails loudly;
 the first failure ends the run, and the processes end with it.
 """
 
@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-PROGRAM, VENV = sys.argv[1], Path(sys.argv[2])
+PROGRAM = sys.argv[1]
 MODEL = "smollm2:135m"
 HI = [{"role": "user", "content": "Name three rivers."}]
 STAND = 120  # seconds that the demo may take, a download aside; only what is broken takes them
@@ -225,7 +225,7 @@ def litellm_chats(base):
 def llm_chats(base, home):
     def llm(*args):
         environment = dict(os.environ, LLM_USER_PATH=str(Path(home, "llm")))
-        done = subprocess.run([VENV / "bin/llm", "openai", "endpoint", base, *args], text=True,
+        done = subprocess.run([sys.executable, "-m", "llm", "openai", "endpoint", base, *args], text=True,
                               capture_output=True, stdin=subprocess.DEVNULL, env=environment, timeout=60)
         return done.returncode, done.stdout.strip(), done.stderr
 
