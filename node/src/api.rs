@@ -73,6 +73,7 @@ pub(crate) fn router(engine: SharedEngine, draw: fn() -> u64) -> Router {
         .route("/taimatsu/v1/run", post(local::run))
         .route("/taimatsu/v1/score", post(local::score))
         .route("/taimatsu/v1/status", get(local::status))
+        .route("/taimatsu/v1/map", get(local::map))
         .route("/taimatsu/v1/reputation", get(local::reputation))
         .route("/taimatsu/v1/receipts", get(local::receipts))
         .fallback(unknown_url)

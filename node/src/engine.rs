@@ -216,6 +216,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The node's own state, as `taimatsu status --json` prints it.
     fn status(&self) -> BoxFuture<'_, serde_json::Value>;
+
+    /// Who hosts which blocks of a model, as `taimatsu map --json` prints it.
+    fn map(&self, model: String) -> BoxFuture<'_, Result<serde_json::Value, EngineError>>;
 }
 
 /// A shared engine.

@@ -33,6 +33,7 @@ mod stages;
 mod stderr;
 mod stdout;
 mod swarm_engine;
+mod swarm_map;
 mod swarm_source;
 mod text;
 mod worker;

@@ -15,7 +15,7 @@ use taimatsu_network::{
 use taimatsu_peer::Input;
 use taimatsu_protocol::announcement::{Answer, MAX_QUERY, Query};
 use taimatsu_protocol::codec::BoundedVec;
-use taimatsu_protocol::{Span, SwarmId, codec};
+use taimatsu_protocol::{PeerId, Span, SwarmId, codec};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
@@ -37,9 +37,6 @@ use crate::swarm_engine::{SwarmEngine, look_around};
 /// How often prekeys are looked at; they turn hourly.
 const PREKEY_CHECK: Duration = Duration::from_secs(60);
 
-/// How long running sessions may go on when the node is told to stop.
-const DRAIN: Duration = Duration::from_secs(5);
-
 /// Questions of other nodes that are worked on at a time; beyond it they are refused.
 const QUERIES: usize = 32;
 
@@ -60,10 +57,34 @@ pub struct NodeConfig {
     pub max_sessions: usize,
     /// Where models are.
     pub models: PathBuf,
-    /// Where it remembers others' standing.
+    /// Where it remembers others' standing, and how to reach them.
     pub home: PathBuf,
+    /// What its owner allows and wishes.
+    pub owner: Owner,
     /// Hears every frame of every stream; for tests.
     pub tap: Option<Arc<dyn FrameTap>>,
+}
+
+/// What a node's owner allows and wishes.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// Peers that may read what is asked here.
+    pub trusted: Vec<PeerId>,
+    /// Bytes that may be uploaded in a second; none: as many as go.
+    pub upload_per_second: Option<u64>,
+    /// Bytes of tensors and KV that may be hosted; none: as many as there is room for.
+    pub memory: Option<u64>,
+    /// How long running answers may go on when the node is told to stop.
+    pub drain: Duration,
+    /// Whether nodes of this local network are looked for by multicast.
+    pub mdns: bool,
+}
+
+impl Default for Owner {
+    fn default() -> Self {
+        let drain = Duration::from_secs(5);
+        Self { trusted: Vec::new(), upload_per_second: None, memory: None, drain, mdns: false }
+    }
 }
 
 /// A span to be hosted.
@@ -124,6 +145,7 @@ pub struct Node {
     swarm: SwarmId,
     hosted: watch::Sender<Arc<Vec<Hosted>>>,
     engine: SwarmEngine,
+    owner: Owner,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -184,13 +206,15 @@ impl Node {
             library: library.clone(),
             hosted: hosting,
             swarm_name: config.swarm,
+            trusted: config.owner.trusted.clone().into(),
         };
         let tasks = vec![
             tokio::spawn(serve(incoming, serving, library)),
             tokio::spawn(turn_prekeys(prekeys, judge.clone())),
             tokio::spawn(look_around(engine.clone())),
         ];
-        Ok(Self { network, judge, registry, swarm, hosted, engine, tasks })
+        let owner = config.owner;
+        Ok(Self { network, judge, registry, swarm, hosted, engine, owner, tasks })
     }
 
     /// This node's full id.
@@ -248,7 +272,7 @@ impl Node {
             }
         };
         tokio::select! {
-            _ = tokio::time::timeout(DRAIN, idle) => {}
+            _ = tokio::time::timeout(self.owner.drain, idle) => {}
             () = hurry => {}
         }
         self.registry.tell_all(|| HopEvent::Drain);

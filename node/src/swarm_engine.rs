@@ -8,11 +8,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use taimatsu_network::Network;
+use taimatsu_protocol::PeerId;
 use taimatsu_protocol::opening::MAX_TOP;
 use tokio::sync::watch;
 
 use crate::answering;
 use crate::driver::chain_run::Caller;
+use crate::driver::clock::Clock;
 use crate::driver::judge::{Coverage, Judge};
 use crate::driver::serving::Hosted;
 use crate::driver::{blobs, directory};
@@ -21,6 +23,7 @@ use crate::ledger::Ledger;
 use crate::library::{self, KnownModel, Library};
 use crate::question::{Prepared, prepare, score_task};
 use crate::remembered;
+use crate::swarm_map;
 use crate::swarm_source::SwarmSource;
 use crate::worker::Worker;
 
@@ -33,6 +36,8 @@ pub(crate) struct SwarmEngine {
     pub(crate) library: Library,
     pub(crate) hosted: watch::Receiver<Arc<Vec<Hosted>>>,
     pub(crate) swarm_name: String,
+    /// Peers that the owner trusts to read what is asked.
+    pub(crate) trusted: Arc<[PeerId]>,
 }
 
 impl Engine for SwarmEngine {
@@ -94,6 +99,10 @@ impl Engine for SwarmEngine {
     fn status(&self) -> BoxFuture<'_, Value> {
         self.status_json().boxed()
     }
+
+    fn map(&self, model: String) -> BoxFuture<'_, Result<Value, EngineError>> {
+        self.map_json(model).boxed()
+    }
 }
 
 impl SwarmEngine {
@@ -118,6 +127,31 @@ impl SwarmEngine {
         self.hosted.borrow().iter().find(whole).map(|hosted| hosted.worker.clone())
     }
 
+    async fn map_json(&self, reference: String) -> Result<Value, EngineError> {
+        let (library, name) = (self.library.clone(), reference.clone());
+        let stored = tokio::task::spawn_blocking(move || {
+            library.names().into_iter().find(|(known, _)| *known == name).map(|(_, id)| id)
+        });
+        let stored = stored.await.map_err(|error| EngineError::Internal(error.to_string()))?;
+        let Some(id) = library::id_of(&reference).or(stored) else {
+            return Err(self.library.unknown(&reference));
+        };
+        let coverage = self.judge.coverage().await;
+        let Some(found) = coverage.into_iter().find(|model| model.model == id) else {
+            return Err(EngineError::NoHost { model: reference });
+        };
+        let status = self.caller.network.status().await;
+        let view = swarm_map::View {
+            me: self.caller.network.peer_id(),
+            name: library::canonical(&id).unwrap_or(reference),
+            now: Clock::wall(),
+            rtts: status.peers.iter().filter_map(|peer| Some((peer.peer, peer.rtt?))).collect(),
+            hosted: &self.hosted.borrow().clone(),
+            trusted: &self.trusted,
+        };
+        Ok(view.map(&found))
+    }
+
     async fn status_json(&self) -> Value {
         let network: &Network = &self.caller.network;
         let status = network.status().await;
@@ -138,6 +172,7 @@ impl SwarmEngine {
                 "peer": peer.peer.to_string(),
                 "addresses": peer.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+                "direct": peer.addresses.iter().any(taimatsu_network::is_direct),
             })).collect::<Vec<_>>(),
             "hosting": hosted.iter().map(|hosted| json!({
                 "model": hosted.model.to_string(),
@@ -177,7 +212,7 @@ fn states(
             blocks: Some(model.blocks),
             ready: model.missing.is_empty(),
             missing: model.missing.clone(),
-            hosts: model.spans.iter().map(|(host, _)| host).collect::<BTreeSet<_>>().len() as u32,
+            hosts: model.spans.iter().map(|span| span.host).collect::<BTreeSet<_>>().len() as u32,
         })
         .collect();
     for (_, id) in stored {

@@ -85,6 +85,7 @@ impl Chain {
                 max_sessions: 4,
                 models: models.to_owned(),
                 home: home.path().to_owned(),
+                owner: taimatsu::node::Owner::default(),
                 tap: Some(ear.clone()),
             })
             .await

@@ -60,6 +60,7 @@ mod reach;
 mod record_store;
 mod streams;
 
+pub use addresses::is_direct;
 pub use config::{Limits, NetworkConfig, StartError};
 pub use errors::{AskError, DiscoveryError, OpenError};
 pub use event_loop::Incoming;

@@ -116,6 +116,12 @@ impl Engine for Fake {
     fn status(&self) -> BoxFuture<'_, Value> {
         Box::pin(async { json!({"peer": "me"}) })
     }
+
+    fn map(&self, model: String) -> BoxFuture<'_, Result<Value, EngineError>> {
+        let known = model == "m";
+        let map = json!({"model": model});
+        Box::pin(async move { if known { Ok(map) } else { Err(EngineError::NoHost { model }) } })
+    }
 }
 
 fn seven() -> u64 {
