@@ -162,8 +162,13 @@ impl Node {
             swarm,
             listen: config.listen,
             bootstrap: config.bootstrap,
+            remembered: Vec::new(),
+            mdns: config.owner.mdns,
             dht_server: true,
-            limits: Limits::default(),
+            limits: Limits {
+                upload_per_second: config.owner.upload_per_second,
+                ..Limits::default()
+            },
             tap: config.tap,
         })
         .await
@@ -364,6 +369,7 @@ fn not_started(error: &StartError) -> Failure {
         StartError::AddressInUse { .. } => {
             "--listen /ip4/0.0.0.0/tcp/0 for a free port, or stop the other program"
         }
+        StartError::Mdns(_) => "the same without --mdns",
         StartError::Listen { .. } => "--listen with an address of this machine",
         StartError::Noise(_) | StartError::Dns(_) => "--bootstrap with numbers instead of names",
     };
