@@ -219,6 +219,10 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Who hosts which blocks of a model, as `taimatsu map --json` prints it.
     fn map(&self, model: String) -> BoxFuture<'_, Result<serde_json::Value, EngineError>>;
+
+    /// Announces something that stands for nothing in the DHT, and forgets it here: whoever asks
+    /// for it (`nonce`, hexadecimal) hears of it from others. For `taimatsu doctor`.
+    fn try_dht(&self) -> BoxFuture<'_, serde_json::Value>;
 }
 
 /// A shared engine.
@@ -318,6 +322,9 @@ pub enum EngineError {
         /// What it computes.
         span: Span,
     },
+    /// This node was told to stop: it takes nothing new, or ends what is under way.
+    #[error("this node is stopping")]
+    Stopping,
     /// A bug or a broken machine here.
     #[error("internal error: {0}")]
     Internal(String),

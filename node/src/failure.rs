@@ -171,6 +171,9 @@ impl From<EngineError> for Failure {
                 Self::new(Code::Swarm, what)
                     .try_this("again: another route is taken where there is one")
             }
+            EngineError::Stopping => Self::new(Code::NoNode, what)
+                .because("it was told to stop before the answer was complete")
+                .try_this("taimatsu up, and then again"),
             EngineError::Internal(_) => Self::new(Code::Failure, what),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
-use taimatsu_network::Network;
+use taimatsu_network::{Network, ProviderKey};
 use taimatsu_protocol::PeerId;
 use taimatsu_protocol::opening::MAX_TOP;
 use tokio::sync::watch;
@@ -103,6 +103,24 @@ impl Engine for SwarmEngine {
     fn map(&self, model: String) -> BoxFuture<'_, Result<Value, EngineError>> {
         self.map_json(model).boxed()
     }
+
+    fn try_dht(&self) -> BoxFuture<'_, Value> {
+        async move {
+            let Caller { network, swarm, .. } = &self.caller;
+            let nonce = crate::entropy::bytes::<32>();
+            let key = ProviderKey::trial(*swarm, nonce);
+            let announced = network.provide(key).await;
+            network.stop_providing(key).await;
+            json!({
+                "schema_version": 1,
+                "nonce": nonce.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+                "announced": announced.is_ok(),
+                "error": announced.err().map(|error| error.to_string()),
+                "dht_peers": network.status().await.dht_peers,
+            })
+        }
+        .boxed()
+    }
 }
 
 impl SwarmEngine {
@@ -128,13 +146,10 @@ impl SwarmEngine {
     }
 
     async fn map_json(&self, reference: String) -> Result<Value, EngineError> {
-        let (library, name) = (self.library.clone(), reference.clone());
-        let stored = tokio::task::spawn_blocking(move || {
-            library.names().into_iter().find(|(known, _)| *known == name).map(|(_, id)| id)
-        });
-        let stored = stored.await.map_err(|error| EngineError::Internal(error.to_string()))?;
-        let Some(id) = library::id_of(&reference).or(stored) else {
-            return Err(self.library.unknown(&reference));
+        let id = match library::id_of(&reference) {
+            Some(id) => id,
+            // Only what is here has a name that is not the catalogue's.
+            None => self.resolve(&reference).await?.id,
         };
         let coverage = self.judge.coverage().await;
         let Some(found) = coverage.into_iter().find(|model| model.model == id) else {
@@ -182,6 +197,8 @@ impl SwarmEngine {
                 "decode_ms": f64::from(hosted.worker.decode_micros()) / 1000.0,
                 "prefill_per_second": hosted.worker.prefill_rate(),
             })).collect::<Vec<_>>(),
+            "upload": {"bytes": status.uploaded, "waits": status.upload_waits},
+            "ignored_announcements": self.judge.not_in_force().await,
             "sessions": self.judge.sessions().await,
             "models": models.iter().map(|model| json!({
                 "name": model.name,

@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::io::{BufRead, BufReader};
 use std::process::Command;
 
+use reqwest::blocking::Response;
 use serde_json::{Value, json};
-use taimatsu_tests::program::{Machine, Running, Said};
-use taimatsu_tests::swarm::Member;
+use taimatsu_tests::program::{Machine, Running, Said, until};
+use taimatsu_tests::swarm::{Member, question};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_taimatsu-under-test");
 
@@ -185,4 +187,221 @@ fn every_shell_gets_its_script() {
     }
     machine.run(&["completion", "cmd"]).is_refused(2, &["cmd"]);
     assert_eq!(machine.run(&["--json"]).json()["running"], false);
+}
+
+/// The lowest limit: a long answer of the small model lasts.
+const SLOW: &str = "16";
+
+/// Tokens of an answer that lasts.
+const LONG: u32 = 1_900;
+
+/// Two hosts that share the model, the first of them slow, and a client; each on its own machine.
+struct Chain {
+    first: Member,
+    second: Member,
+    asker: Member,
+    client: Machine,
+    _machines: [Machine; 2],
+}
+
+impl Chain {
+    fn stand(upload: &[&str], client: &[&str]) -> Self {
+        let machines = [machine(), machine()];
+        let of_client = machine();
+        let serve = |span: &str| format!("{TINY}@{span}");
+        let first = up(&machines[0], &[&["--serve", &serve("0-1")], upload].concat());
+        let door = first.addresses[0].clone();
+        let second = up(&machines[1], &["--serve", &serve("2-3"), "--bootstrap", &door]);
+        let asker = up(&of_client, &[&["--bootstrap", &door], client].concat());
+        asker.wait_until_covered();
+        Self { first, second, asker, client: of_client, _machines: machines }
+    }
+
+    fn ask(&self, tokens: u32) -> Events {
+        let mut body = question(TINY, &[504, 412, 89], tokens, "chain");
+        body["ignore_eos"] = true.into();
+        Events(BufReader::new(self.asker.post("/taimatsu/v1/run", &body)))
+    }
+}
+
+/// An answer's events.
+struct Events(BufReader<Response>);
+
+impl Events {
+    fn next(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    /// The first events: it runs.
+    fn run(&mut self) {
+        assert!(self.next().unwrap()["started"].is_object());
+        assert!(self.next().unwrap()["token"].is_object());
+    }
+
+    /// The last one.
+    fn last(mut self) -> Value {
+        let mut last = Value::Null;
+        while let Some(event) = self.next() {
+            last = event;
+        }
+        last
+    }
+}
+
+#[test]
+fn a_low_limit_slows_and_breaks_nothing() {
+    let chain = Chain::stand(&["--upload-kib-per-second", SLOW], &[]);
+    let args = ["run", TINY, "--prompt-ids", "504,412,89", "--max-tokens", "64", "--json"];
+    let args = [&args[..], &["--temperature", "0", "--ignore-eos"]].concat();
+    let slow = chain.client.run(&[&args[..], &["--route", "chain"]].concat()).json();
+    assert_eq!(slow["tokens"], machine().run(&args).json()["tokens"]);
+    let upload = |member: &Member| member.get("/taimatsu/v1/status").1["upload"].clone();
+    assert!(upload(&chain.first)["waits"].as_u64().unwrap() > 0, "{}", upload(&chain.first));
+    assert_eq!(upload(&chain.second)["waits"], 0);
+}
+
+#[test]
+fn memory_is_counted_before_anything_is_loaded() {
+    let machine = machine();
+    let serve = ["serve", TINY, "--api", FREE, "--listen", DOOR, "--json"];
+    let tight = machine.run(&[&serve[..], &["--memory-mib", "1"]].concat());
+    tight.is_refused(7, &["within 1 MiB", "--memory-mib"]);
+    // Both halves fit alone, and not together.
+    let [first, second] = ["0-1", "2-3"].map(|span| format!("{TINY}@{span}"));
+    let need = |spans: &[&str]| {
+        let args = [&["serve"], spans, &serve[2..], &["--memory-mib", "1"]].concat();
+        let said = machine.run(&args);
+        let at = said.err.find("--memory-mib ").unwrap() + "--memory-mib ".len();
+        let digits: String = said.err[at..].chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u32>().unwrap()
+    };
+    let half = need(&[&first]).max(need(&[&second])).to_string();
+    let both = [&["serve", &first, &second], &serve[2..], &["--memory-mib", &half]].concat();
+    machine.run(&both).is_refused(7, &["beside"]);
+    let fits = [&["serve", &first], &serve[2..], &["--memory-mib", &half, "--threads", "1"]];
+    let node = Member::start(machine.command(&fits.concat()));
+    assert_eq!(node.get("/taimatsu/v1/status").1["hosting"][0]["blocks"], json!([0, 1]));
+}
+
+#[test]
+fn the_second_signal_ends_a_client_at_once_and_its_answer_with_a_word() {
+    let limit = ["--upload-kib-per-second", SLOW];
+    let mut chain = Chain::stand(&limit, &["--drain-seconds", "3600"]);
+    let mut events = chain.ask(LONG);
+    events.run();
+    chain.asker.signal("TERM");
+    assert!(chain.asker.err_line("stopping").contains("3600 s"));
+    let refused = chain.ask(4).last();
+    assert_eq!(refused["failed"]["code"], "stopping", "{refused}");
+    chain.asker.signal("TERM");
+    let last = events.last();
+    assert_eq!(last["failed"]["code"], "stopping", "{last}");
+    let said = chain.asker.said();
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
+    assert!(!chain.client.home().join("node.json").exists());
+}
+
+#[test]
+fn a_host_that_is_told_to_stop_takes_nobody_new_and_says_so() {
+    let limit = ["--upload-kib-per-second", SLOW, "--drain-seconds", "3600"];
+    let mut chain = Chain::stand(&limit, &[]);
+    let mut events = chain.ask(LONG);
+    events.run();
+    assert_eq!(chain.first.sessions(), 1);
+    chain.first.signal("TERM");
+    chain.first.err_line("stopping");
+    let refused = chain.ask(4).last();
+    assert!(refused["failed"].is_object(), "{refused}");
+    assert!(events.next().unwrap()["token"].is_object(), "what was begun goes on");
+    until("the host's word that it has no room", || {
+        let map = chain.client.run(&["map", TINY, "--json"]).json();
+        let spans = map["spans"].as_array().unwrap();
+        let room = |span: &Value| span["free_positions"].as_u64();
+        let first = spans.iter().find(|span| span["peer"] == *chain.first.peer)?;
+        (room(first) == Some(0)).then_some(())
+    });
+    chain.first.signal("TERM");
+    let peer = chain.first.peer.clone();
+    assert_eq!(chain.first.said().status.code(), Some(0));
+    let last = events.last();
+    assert!(last["failed"]["message"].as_str().unwrap().contains(&peer), "{last}");
+}
+
+#[test]
+fn a_drain_ends_when_its_time_is_over() {
+    let limit = ["--upload-kib-per-second", SLOW];
+    let chain = Chain::stand(&limit, &["--drain-seconds", "0"]);
+    let mut events = chain.ask(LONG);
+    events.run();
+    chain.asker.signal("TERM");
+    assert_eq!(events.last()["failed"]["code"], "stopping");
+    assert_eq!(chain.asker.said().status.code(), Some(0));
+}
+
+#[test]
+fn a_node_that_was_in_once_finds_back_without_its_bootstrap_node() {
+    let [door, host, client] = [(); 3].map(|()| machine());
+    let mut bootstrap = up(&door, &[]);
+    let address = bootstrap.addresses[0].clone();
+    let hosting = up(&host, &["--serve", TINY, "--bootstrap", &address]);
+    let mut asker = up(&client, &["--bootstrap", &address]);
+    asker.wait_until_covered();
+    let kept = client.home().join("peers.json");
+    until("the host among the kept peers", || {
+        let kept = std::fs::read_to_string(&kept).ok()?;
+        kept.contains(&hosting.peer).then_some(())
+    });
+    asker.kill();
+    bootstrap.kill();
+    let again = up(&client, &[]);
+    again.wait_until_covered();
+    let peers = client.run(&["peers", "--json"]).json()["peers"].clone();
+    let met = peers.as_array().unwrap().iter().find(|peer| peer["peer"] == *hosting.peer);
+    assert_eq!(met.unwrap()["direct"], true, "{peers}");
+    let status = again.get("/taimatsu/v1/status").1;
+    assert_eq!(status["bootstrap"], json!({"given": 0, "reached": false}));
+    // In another swarm these peers are of no use, and are not asked.
+    drop(again);
+    let elsewhere = up(&client, &["--swarm", "elsewhere"]);
+    assert_eq!(elsewhere.get("/taimatsu/v1/status").1["peers"], json!([]));
+}
+
+#[test]
+fn a_map_shows_every_span_and_every_gap() {
+    let [host, client] = [machine(), machine()];
+    let first = up(&host, &["--serve", &format!("{TINY}@1-2")]);
+    let args = ["--bootstrap", &first.addresses[0], "--trusted", &first.peer];
+    let _asker = up(&client, &args);
+    until("the host on the map", || {
+        let said = client.run(&["map", TINY, "--json"]);
+        (said.status.code() == Some(0)).then_some(())
+    });
+    let map = client.run(&["map", TINY, "--json"]).json();
+    assert_eq!((&map["blocks"], &map["min_replicas"]), (&json!(4), &json!(0)));
+    assert_eq!(map["replicas"], json!([0, 1, 1, 0]));
+    assert_eq!(map["missing"], json!([[0, 0], [3, 3]]));
+    let span = &map["spans"][0];
+    assert_eq!((&span["peer"], &span["blocks"]), (&json!(first.peer), &json!([1, 2])));
+    assert_eq!((&span["trusted"], &span["suspended"]), (&json!(true), &json!(false)));
+    assert_eq!(span["free_positions"], 16_384);
+    let drawn = client.run(&["map", TINY]).text().to_owned();
+    assert!(drawn.contains("·██·") && drawn.contains("no host for blocks 0-0, 3-3"), "{drawn}");
+    let own = host.run(&["map", TINY, "--json"]).json();
+    assert_eq!(own["spans"][0]["me"], true);
+    client.run(&["map", "nothing:1b"]).is_refused(3, &["nothing:1b"]);
+    client.run(&["map", "smollm2:135m"]).is_refused(5, &["smollm2:135m"]);
+    machine().run(&["map", TINY]).is_refused(4, &["taimatsu up"]);
+    let peers = client.run(&["peers"]).text().to_owned();
+    assert!(peers.contains(&first.peer) && peers.contains("direct"), "{peers}");
+}
+
+#[test]
+fn a_node_that_looks_nearby_starts() {
+    let machine = machine();
+    let node = up(&machine, &["--mdns"]);
+    assert_eq!(node.get("/taimatsu/v1/status").0, 200);
+    let shown = machine.run(&["config", "show", "--json"]).json();
+    assert_eq!(shown["settings"]["mdns"]["value"], false, "not unless it is asked for");
 }

@@ -122,6 +122,10 @@ impl Engine for Fake {
         let map = json!({"model": model});
         Box::pin(async move { if known { Ok(map) } else { Err(EngineError::NoHost { model }) } })
     }
+
+    fn try_dht(&self) -> BoxFuture<'_, Value> {
+        Box::pin(async { json!({"announced": false}) })
+    }
 }
 
 fn seven() -> u64 {
@@ -181,6 +185,7 @@ pub(crate) fn every_error() -> Vec<EngineError> {
         EngineError::Busy { cause: "no KV".into(), retry_ms: 1500 },
         peer_failed(),
         EngineError::PeerTimeout { peer: "12D3peer".into(), span },
+        EngineError::Stopping,
         EngineError::Internal("out of luck".into()),
     ]
 }

@@ -68,6 +68,11 @@ pub(super) async fn map(
     })
 }
 
+/// `POST /taimatsu/v1/try-dht`.
+pub(super) async fn try_dht(State(api): State<Api>) -> Json<Value> {
+    Json(api.engine.try_dht().await)
+}
+
 /// `GET /taimatsu/v1/reputation`, of all or with `?peer=` of one.
 pub(super) async fn reputation(
     State(api): State<Api>,

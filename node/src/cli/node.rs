@@ -18,31 +18,32 @@ use crate::failure::{Code, Failure};
 use crate::home::{Home, NodeNote};
 use crate::local::{self, LocalModel};
 use crate::node::{Node, NodeConfig, Offer, Owner, bind_api};
+use crate::signals::Stops;
 use crate::stages::Stages;
 use crate::stdout::say;
-use crate::{api, config};
+use crate::{api, config, memory};
 
 /// Runs a node until it is told to stop.
 pub(super) async fn up(global: &Global) -> Result<(), Failure> {
     let stages = Stages::start(global.quiet);
     // Heard from the first moment: a stop while a model loads is a stop.
-    let stop = crate::signals::stop();
-    tokio::pin!(stop);
+    let mut stops = Stops::listen();
     let started = tokio::select! {
         started = start(global, &stages) => started?,
-        () = &mut stop => return Err(interrupted()),
+        () = stops.next() => return Err(interrupted()),
     };
     if global.json {
         say(ready_json(&started.ready))?;
     } else {
-        welcome(&stages, &started.ready, &global.settings);
+        welcome(&stages, &started, &global.settings);
     }
     tokio::select! {
-        () = &mut stop => {}
-        () = tell_swarm(&started.node, &global.settings, &stages) => stop.await,
+        () = stops.next() => {}
+        () = tell_swarm(&started.node, &global.settings, &stages) => stops.next().await,
     }
-    stages.line("  stopping   running answers have a few seconds; Ctrl-C again ends at once");
-    started.end().await;
+    let seconds = global.settings.drain_seconds.value;
+    stages.line(&format!("  stopping   running answers have {seconds} s; once more ends at once"));
+    started.end(stops).await;
     Ok(())
 }
 
@@ -101,6 +102,9 @@ fn ready_json(ready: &Ready) -> serde_json::Value {
     })
 }
 
+/// How long readers of the API may take for what was said last.
+const LAST_READS: Duration = Duration::from_secs(1);
+
 /// A node with its API.
 struct Started {
     ready: Ready,
@@ -112,11 +116,16 @@ struct Started {
 }
 
 impl Started {
-    async fn end(self) {
-        let Self { node, home, stop_api, api, .. } = self;
+    /// Drains, and ends; at once when another signal comes.
+    async fn end(self, mut stops: Stops) {
+        let Self { node, home, stop_api, mut api, .. } = self;
+        node.drain(stops.next()).await;
+        // The answers that were under way have had their last word; it has yet to be read.
         let _ = stop_api.send(());
-        node.stop(crate::signals::stop()).await;
-        api.abort();
+        if tokio::time::timeout(LAST_READS, &mut api).await.is_err() {
+            api.abort();
+        }
+        node.leave().await;
         drop(home);
     }
 }
@@ -163,7 +172,8 @@ async fn start(global: &Global, stages: &Stages) -> Result<Started, Failure> {
     Ok(Started { ready, node, home, stop_api, api })
 }
 
-fn welcome(stages: &Stages, ready: &Ready, settings: &Settings) {
+fn welcome(stages: &Stages, started: &Started, settings: &Settings) {
+    let ready = &started.ready;
     let Some(api) = &ready.api else { return };
     stages.line("");
     let others = ready.addresses.iter().find(|address| !is_loopback(address));
@@ -174,7 +184,7 @@ fn welcome(stages: &Stages, ready: &Ready, settings: &Settings) {
         };
         stages.line(&format!("  others     taimatsu up{swarm} --bootstrap {address}"));
     }
-    if settings.bootstrap.value.is_empty() {
+    if !started.node.has_ways() {
         stages.line("  alone      no --bootstrap was given: others must dial this node");
     }
     stages.line(&format!("  ask        taimatsu --api {api} run smollm2:135m \"Hello\""));
@@ -187,13 +197,13 @@ fn is_loopback(address: &str) -> bool {
 
 /// Whether the swarm was met. The node goes on trying either way.
 async fn tell_swarm(node: &Node, settings: &Settings, stages: &Stages) {
-    if settings.bootstrap.value.is_empty() {
+    if !node.has_ways() {
         return;
     }
     if node.joined().await {
         stages.done("swarm", &format!("{} · met", settings.swarm.value));
     } else {
-        stages.line("  ✗ swarm      no --bootstrap address answers in this swarm yet; this node goes on trying");
+        stages.line("  ✗ swarm      no address that is known answers in this swarm yet; this node goes on trying");
     }
 }
 
@@ -215,6 +225,9 @@ async fn offers(global: &Global) -> Result<Vec<Offer>, Failure> {
         if offers.iter().any(twice) {
             return Err(Failure::new(Code::Usage, format!("--serve {text} is given twice")));
         }
+        let allowed = settings.memory_mib.value.map(|mib| u64::from(mib) << 20);
+        let hosted = offers.iter().map(Offer::needed).fold(0, u64::saturating_add);
+        memory::check(text, offer.needed(), hosted, allowed)?;
         offers.push(offer);
     }
     Ok(offers)

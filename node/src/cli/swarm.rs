@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Global, client};
 use crate::failure::Failure;
+use crate::local::absolute;
 use crate::stages::short;
 use crate::stdout::say;
 
@@ -14,7 +15,7 @@ const COLUMNS: usize = 80;
 
 /// Who hosts which blocks of a model.
 pub(super) async fn map(global: &Global, model: &str) -> Result<(), Failure> {
-    let map = client::need_node(global).await?.map(model).await?;
+    let map = client::need_node(global).await?.map(&absolute(model)).await?;
     if global.json {
         return say(map);
     }

@@ -67,6 +67,7 @@ enum Command {
     Own { reply: oneshot::Sender<Option<SignedBytes>> },
     Coverage { reply: oneshot::Sender<Vec<Coverage>> },
     Sessions { reply: oneshot::Sender<usize> },
+    NotInForce { reply: oneshot::Sender<u64> },
     Standings { reply: oneshot::Sender<Vec<Kept>> },
 }
 
@@ -177,6 +178,12 @@ impl Judge {
         self.question(|reply| Command::Sessions { reply }).await.unwrap_or_default()
     }
 
+    /// Announcements that came when they had expired, or claim to live too long: a clock is wrong,
+    /// here or there.
+    pub(crate) async fn not_in_force(&self) -> u64 {
+        self.question(|reply| Command::NotInForce { reply }).await.unwrap_or_default()
+    }
+
     /// What this node has seen of others.
     pub(crate) async fn standings(&self) -> Vec<Kept> {
         self.question(|reply| Command::Standings { reply }).await.unwrap_or_default()
@@ -256,6 +263,9 @@ impl Bench {
             }
             Command::Sessions { reply } => {
                 let _ = reply.send(self.peer.sessions());
+            }
+            Command::NotInForce { reply } => {
+                let _ = reply.send(self.peer.ignored().not_in_force);
             }
         }
     }
