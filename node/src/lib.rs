@@ -11,6 +11,7 @@ mod api;
 mod cli;
 mod config;
 mod demo;
+mod doctor;
 mod driver;
 pub mod engine;
 mod entropy;
