@@ -12,6 +12,7 @@ mod api_keys;
 mod cli;
 mod config;
 mod demo;
+mod doctor;
 mod driver;
 pub mod engine;
 mod entropy;

@@ -8,6 +8,8 @@ use std::process::Command;
 
 use reqwest::blocking::Response;
 use serde_json::{Value, json};
+use taimatsu_model::catalogue::SMOLLM2_135M;
+use taimatsu_model::{Store, pull, store};
 use taimatsu_tests::program::{Machine, Running, Said, until};
 use taimatsu_tests::swarm::{Member, question};
 
@@ -404,4 +406,79 @@ fn a_node_that_looks_nearby_starts() {
     assert_eq!(node.get("/taimatsu/v1/status").0, 200);
     let shown = machine.run(&["config", "show", "--json"]).json();
     assert_eq!(shown["settings"]["mdns"]["value"], false, "not unless it is asked for");
+}
+
+/// The checks of a doctor's report, by name; the last of each.
+fn states(report: &Value) -> std::collections::BTreeMap<String, String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let checks = report["checks"].as_array().unwrap().iter();
+    for check in checks.clone() {
+        assert_eq!(check["fix"].is_null(), check["state"] == "pass", "{check}");
+    }
+    checks.map(|check| (text(&check["name"]), text(&check["state"]))).collect()
+}
+
+#[test]
+fn a_doctor_finds_a_well_machine_and_a_way_into_the_swarm_well() {
+    // With the real model, pulled where it is not: its answer is known.
+    let models = store::dir_from_environment().expect("HOME or XDG_DATA_HOME is set");
+    pull::ensure(&Store::open(&models).unwrap(), &SMOLLM2_135M).unwrap();
+    let [door, machine] = [(); 2].map(|()| machine());
+    let bootstrap = up(&door, &[]);
+    let node = up(&machine, &["--bootstrap", &bootstrap.addresses[0]]);
+    until("the other node in the DHT", || {
+        (node.get("/taimatsu/v1/status").1["dht_peers"] != 0).then_some(())
+    });
+    let report = machine.run(&["doctor", "--json", "--models", models.to_str().unwrap()]).json();
+    assert_eq!(report["ok"], true, "{report}");
+    let states = states(&report);
+    for name in ["settings", "clock", "home", "api", "ports", "digest", "answer", "node", "time"] {
+        assert_eq!(states[name], "pass", "{name}: {report}");
+    }
+    assert_eq!((&*states["swarm"], &*states["dht"]), ("pass", "pass"), "{report}");
+}
+
+#[test]
+fn a_doctor_names_what_is_wrong_and_what_to_do() {
+    let machine = machine();
+    assert_eq!(machine.run(&["import", TINY, "--name", "tiny"]).text(), "");
+    let folder = machine.models().join("gguf");
+    let file = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    user_file(&machine, &format!("listen = [\"/ip4/127.0.0.1/tcp/{port}\"]\napi = \"{port}\"\n"));
+    let said = machine.run(&["doctor", "--json"]);
+    assert_eq!(said.status.code(), Some(9), "{said:?}");
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(report["ok"], false);
+    let seen = states(&report);
+    for (name, state) in [
+        ("settings", "pass"),
+        ("api", "fail"),
+        ("ports", "fail"),
+        ("digest", "fail"),
+        ("answer", "warn"),
+        ("node", "warn"),
+    ] {
+        assert_eq!(seen[name], state, "{name}: {report}");
+    }
+    let plain = machine.run(&["doctor"]);
+    assert!(plain.out.contains("✗ digest") && plain.out.contains("taimatsu rm tiny"), "{plain:?}");
+    assert!(plain.err.starts_with("error: 3 of "), "{plain:?}");
+    // Settings that cannot be read are a finding like the others.
+    user_file(&machine, "prots = 1\n");
+    let said = machine.run(&["doctor", "--json"]);
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((said.status.code(), &*states(&report)["settings"]), (Some(9), "fail"));
+    // Nobody is known: that is said, and is no fault.
+    user_file(&machine, "");
+    std::fs::remove_file(&file).unwrap();
+    let _node = up(&machine, &[]);
+    let report = machine.run(&["doctor", "--json"]);
+    let report: Value = serde_json::from_str(&report.out).unwrap();
+    let seen = states(&report);
+    assert_eq!((&*seen["swarm"], &*seen["dht"], &*seen["digest"]), ("warn", "warn", "fail"));
 }

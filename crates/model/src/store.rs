@@ -30,6 +30,7 @@ mod index;
 mod place;
 
 pub use error::StoreError;
+pub use files::sha256_of;
 pub(crate) use files::{Scratch, file_error, write_hashed};
 pub use index::{Listed, Names};
 pub use place::{default_dir, dir_from_environment};

@@ -72,6 +72,8 @@ impl Layer {
         };
         match std::fs::metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            // What people name when they mean none.
+            Ok(_) if path == Path::new("/dev/null") => return Ok(Some(Self::default())),
             // A pipe would be waited for, for ever.
             Ok(about) if !about.is_file() => {
                 return Err(Failure::new(Code::Usage, format!("{} is no file", path.display()))
