@@ -81,6 +81,7 @@ impl Home {
         let text = serde_json::to_vec(note).unwrap_or_default();
         write_private(&self.path.join("node.json"), &text).map_err(|error| {
             Failure::of(Code::Resources, format!("cannot write to {}", self.path.display()), &error)
+                .try_this("room on the disk, and a home that you can write to")
         })
     }
 }
@@ -186,6 +187,18 @@ mod tests {
         fs::create_dir(dir.path().join("node.key")).unwrap();
         let text = home.key().unwrap_err().to_string();
         assert!(text.contains("no regular file"), "{text}");
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_written_leaves_nothing_and_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::take(dir.path()).unwrap();
+        fs::create_dir_all(dir.path().join("node.json").join("x")).unwrap();
+        let api = SocketAddr::from(([127, 0, 0, 1], 1));
+        let note = NodeNote { api, pid: 1, peer: "p".into() };
+        let text = home.note(&note).unwrap_err().to_string();
+        assert!(text.contains("cause: ") && text.contains("try:   "), "{text}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the lock, and what was there");
     }
 
     #[test]
