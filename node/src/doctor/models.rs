@@ -7,7 +7,7 @@ use taimatsu_protocol::Sampling;
 use super::{Check, machine};
 use crate::cli::Global;
 use crate::config;
-use crate::engine::{Event, Prompt, Question, RouteWish};
+use crate::engine::{Event, Privacy, Prompt, Question, RouteWish};
 use crate::library::Library;
 use crate::local;
 use crate::local_engine::LocalEngine;
@@ -90,7 +90,7 @@ pub(super) async fn golden(global: &Global) -> Check {
                 match event {
                     Event::Token(token) => tokens.push(token.id),
                     Event::Failed(error) => return Check::failed("answer", &error.into()),
-                    Event::Started(_) | Event::Finished(_) => {}
+                    Event::Started(_) | Event::Rerouted(_) | Event::Finished(_) => {}
                 }
                 let _ = answer.consumed.send(tokens.len() as u32);
             }
@@ -122,11 +122,15 @@ fn question(model: &str) -> Question {
             top_p: 1.0,
             min_p: 0.0,
             seed: 0,
+            choice: 0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
         },
         max_tokens: Some(GOLDEN_ANSWER.len() as u32),
         stop: Vec::new(),
         ignore_eos: true,
         logprobs: None,
         route: RouteWish::Any,
+        privacy: Privacy::Local,
     }
 }
