@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use taimatsu::engine::{EngineError, Event, Message, Prompt, Question, RouteWish};
+use taimatsu::engine::{EngineError, Event, Message, Privacy, Prompt, Question, RouteWish};
 use taimatsu::node::{Node, NodeConfig, Offer};
 use taimatsu_executor::{CpuExecutor, ExecutorLimits, Input, LayerExecutor, Output, Want, Work};
 use taimatsu_model::catalogue::SMOLLM2_135M;
@@ -157,6 +157,7 @@ fn question() -> Question {
         ignore_eos: true,
         logprobs: None,
         route: RouteWish::Chain,
+        privacy: Privacy::Anyone,
     }
 }
 
