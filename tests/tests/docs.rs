@@ -41,7 +41,7 @@ fn every_command_is_one() {
     for piece in pages().iter().flat_map(pieces) {
         for command in piece.commands().unwrap_or_else(|error| panic!("{}: {error}", piece.place)) {
             *seen.entry(command[0].clone()).or_default() += 1;
-            if let Err(error) = known.check(&command, &|args| program(&machine, args)) {
+            if let Err(error) = known.check(&command, &|args: &[String]| program(&machine, args)) {
                 wrong.push(format!("  {}: `{}`: {error}\n", piece.place, piece.code.trim()));
             }
         }
@@ -138,7 +138,7 @@ fn pieces(page: &Page) -> Vec<Piece> {
     for (number, line) in (1..).zip(page.text.lines().chain([""])) {
         let is_fence = line.trim_start().starts_with("```");
         if in_fence && !is_fence {
-            let (first, mut code) = begun.take().unwrap_or((number, String::new()));
+            let (first, mut code) = begun.take().unwrap_or_else(|| (number, String::new()));
             if let Some(more) = line.strip_suffix('\\') {
                 code.push_str(more);
                 begun = Some((first, code));
@@ -379,7 +379,9 @@ impl Known {
         while let Some(word) = words.next() {
             match word {
                 "-N" | "-i" | "-s" => {}
-                "-H" => drop(words.next()),
+                "-H" => {
+                    words.next().ok_or("`-H` has no value")?;
+                }
                 "-d" => {
                     let body = words.next().unwrap_or_default();
                     let json = serde_json::from_str::<serde_json::Value>(body);
@@ -456,9 +458,11 @@ fn wrongs(text: &str) -> Vec<String> {
         _ => Err("no such verb".to_owned()),
     };
     let page = Page { path: "sample.md".to_owned(), text: text.to_owned() };
-    let check = |piece: Piece| match piece.commands() {
-        Ok(commands) => commands.iter().filter_map(|of| known.check(of, &run).err()).collect(),
-        Err(error) => vec![error],
+    let check = |piece: Piece| -> Vec<String> {
+        match piece.commands() {
+            Ok(commands) => commands.iter().filter_map(|of| known.check(of, &run).err()).collect(),
+            Err(error) => vec![error],
+        }
     };
     pieces(&page).into_iter().flat_map(check).collect()
 }
