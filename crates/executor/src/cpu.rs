@@ -41,6 +41,7 @@ pub struct CpuExecutor {
     span: Span,
     shape: ModelShape,
     pool: rayon::ThreadPool,
+    file: Arc<GgufFile>,
     engine: Engine,
 }
 
@@ -97,7 +98,7 @@ impl CpuExecutor {
             head,
             kv: KvStore::new(kv, limits.kv_positions),
         };
-        Ok(Self { span, shape, pool, engine })
+        Ok(Self { span, shape, pool, file: file.clone(), engine })
     }
 }
 
@@ -140,6 +141,9 @@ impl LayerExecutor for CpuExecutor {
     }
 
     fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>> {
+        if !self.file.is_whole() {
+            return batch.iter().map(|_| Err(ExecutorError::FileCut)).collect();
+        }
         let engine = &mut self.engine;
         self.pool.install(|| engine.step(batch))
     }
