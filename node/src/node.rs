@@ -10,7 +10,7 @@ use futures::FutureExt;
 use taimatsu_executor::Threads;
 use taimatsu_model::Store;
 use taimatsu_network::{
-    Incoming, Limits, Network, NetworkConfig, ProviderKey, StartError, StreamKind,
+    Incoming, Limits, Multiaddr, Network, NetworkConfig, ProviderKey, StartError, StreamKind,
 };
 use taimatsu_peer::Input;
 use taimatsu_protocol::announcement::{Answer, MAX_QUERY, Query};
@@ -85,22 +85,9 @@ impl Node {
         let good_peers = GoodPeers::of(&config.home, &config.swarm);
         let remembered = good_peers.addresses();
         let has_ways = !remembered.is_empty() || !config.bootstrap.is_empty();
-        let (network, incoming) = taimatsu_network::start(NetworkConfig {
-            secret: *config.key,
-            swarm,
-            listen: config.listen,
-            bootstrap: config.bootstrap,
-            remembered,
-            mdns: config.owner.mdns,
-            dht_server: true,
-            limits: Limits {
-                upload_per_second: config.owner.upload_per_second,
-                ..Limits::default()
-            },
-            tap: config.tap,
-        })
-        .await
-        .map_err(|error| not_started(&error))?;
+        let (network, incoming) = taimatsu_network::start(network_config(&config, remembered))
+            .await
+            .map_err(|error| not_started(&error))?;
         let key = Arc::new(SigningKey::from_bytes(&config.key));
         let ledger = Ledger::open(&config.home)?;
         let judge = Judge::start(
@@ -111,11 +98,7 @@ impl Node {
             config.max_sessions,
             ledger.clone(),
         );
-        for (peer, model, standing) in ledger.standings() {
-            let standing = Box::new(standing);
-            judge.tell(Input::Remembered { peer, model, standing }).await;
-        }
-        judge.tell(Input::Trust(config.owner.trusted.iter().copied().collect())).await;
+        tell_known(&judge, &ledger, &config.owner).await;
         let prekeys = PrekeyRing::new(Clock::wall());
         judge.tell(Input::Prekey(prekeys.current())).await;
         // Without a store it still serves as a client: all it needs comes from hosts.
@@ -267,6 +250,30 @@ impl Node {
         }
         self.network.shutdown().await;
     }
+}
+
+fn network_config(config: &NodeConfig, remembered: Vec<Multiaddr>) -> NetworkConfig {
+    let upload_per_second = config.owner.upload_per_second;
+    NetworkConfig {
+        secret: *config.key,
+        swarm: SwarmId::named(&config.swarm),
+        listen: config.listen.clone(),
+        bootstrap: config.bootstrap.clone(),
+        remembered,
+        mdns: config.owner.mdns,
+        dht_server: true,
+        limits: Limits { upload_per_second, ..Limits::default() },
+        tap: config.tap.clone(),
+    }
+}
+
+/// What the node knew of others before it started.
+async fn tell_known(judge: &Judge, ledger: &Ledger, owner: &Owner) {
+    for (peer, model, standing) in ledger.standings() {
+        let standing = Box::new(standing);
+        judge.tell(Input::Remembered { peer, model, standing }).await;
+    }
+    judge.tell(Input::Trust(owner.trusted.iter().copied().collect())).await;
 }
 
 /// Takes what other nodes begin, each in a task of its own.

@@ -179,8 +179,8 @@ fn a_stored_file_that_was_damaged_is_named_and_can_be_stored_again() {
     }
     assert_eq!(machine.run(&["show", "tiny", "--json"]).json()["names"], json!(["tiny"]));
     let mut bytes = fs::read(&file).unwrap();
-    let at = bytes.windows(4).position(|word| word == b"</s>").expect("the model ends answers");
-    bytes[at..at + 4].copy_from_slice(b"<!s>");
+    let at = bytes.windows(2).position(|word| word == b"{%").expect("it has a template");
+    bytes[at + 1] = b' ';
     fs::write(&file, bytes).unwrap();
     refused(&["another model"]);
     assert_eq!(machine.run(&["rm", "tiny"]).text(), "");
@@ -263,10 +263,11 @@ fn a_model_that_changes_under_a_node_does_not_end_it() {
     let weights = fs::File::options().write(true).open(&file).unwrap();
     weights.write_all_at(&vec![0xff; 200_000], length - 200_000).unwrap();
     let said = ask(&other, second.as_str().unwrap(), "local");
-    assert!(
-        said.as_ref().is_ok_and(|ids| ids.len() <= 4) || said.is_err_and(|e| e.contains("failed"))
-    );
+    assert!(said.is_ok() || said.is_err_and(|said| said.contains("failed")));
+    weights.set_len(50_000).unwrap();
+    assert!(ask(&other, second.as_str().unwrap(), "local").unwrap_err().contains("failed"));
     assert_eq!(other.get("/taimatsu/v1/status").0, 200, "it lives");
+    weights.set_len(length).unwrap();
     assert_ne!(id(&machine), second, "who starts now sees another model again");
 }
 

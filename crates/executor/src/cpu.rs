@@ -59,6 +59,7 @@ pub struct CpuExecutor {
     span: Span,
     shape: ModelShape,
     threads: Threads,
+    file: Arc<GgufFile>,
     engine: Engine,
 }
 
@@ -124,7 +125,7 @@ impl CpuExecutor {
             head,
             kv: KvStore::new(kv, kv_positions),
         };
-        Ok(Self { span, shape, threads: threads.clone(), engine })
+        Ok(Self { span, shape, threads: threads.clone(), file: file.clone(), engine })
     }
 }
 
@@ -167,6 +168,9 @@ impl LayerExecutor for CpuExecutor {
     }
 
     fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>> {
+        if !self.file.is_whole() {
+            return batch.iter().map(|_| Err(ExecutorError::FileCut)).collect();
+        }
         let engine = &mut self.engine;
         self.threads.0.install(|| engine.step(batch))
     }
