@@ -103,6 +103,8 @@ pub async fn run(
         swarm: config.swarm,
         listen: config.listen,
         bootstrap: config.bootstrap,
+        remembered: Vec::new(),
+        mdns: false,
         dht_server: true,
         limits: Limits { connections: CONNECTIONS, ..Limits::default() },
         tap: None,

@@ -53,6 +53,8 @@ async fn node(seed: u8, bootstrap: Vec<Multiaddr>) -> (Network, mpsc::Receiver<I
         swarm: swarm(),
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
         bootstrap,
+        remembered: Vec::new(),
+        mdns: false,
         dht_server: true,
         limits: Limits::default(),
         tap: None,

@@ -80,6 +80,8 @@ pub(crate) fn router(engine: SharedEngine, draw: fn() -> u64, access: Access) ->
         .route("/taimatsu/v1/run", post(local::run))
         .route("/taimatsu/v1/score", post(local::score))
         .route("/taimatsu/v1/status", get(local::status))
+        .route("/taimatsu/v1/map", get(local::map))
+        .route("/taimatsu/v1/try-dht", post(local::try_dht))
         .route("/taimatsu/v1/reputation", get(local::reputation))
         .route("/taimatsu/v1/receipts", get(local::receipts))
         .fallback(unknown_url)
@@ -152,7 +154,7 @@ fn unix_now() -> u64 {
 }
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 
 #[cfg(test)]
 mod tests {

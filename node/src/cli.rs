@@ -4,18 +4,27 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::api_keys::ApiKeys;
-use crate::engine::{Privacy, RouteWish};
+use crate::config::{ApiAddress, Files, Layer, Origin, Settings};
 use crate::failure::{Code, Failure};
 
+mod arguments;
 mod ask;
 mod client;
+mod completion;
+mod doctor;
 mod models;
 mod node;
 pub(crate) mod pulling;
+mod settings;
+mod swarm;
 mod trust;
+
+pub(crate) use arguments::{
+    DemoArgs, DemoNodeArgs, RouteArg, RunArgs, ScoreArgs, ServeArgs, UpArgs,
+};
 
 /// Community-run inference: a model too big for one machine is carried by many.
 #[derive(Debug, Parser)]
@@ -28,27 +37,34 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failure · 2 usage · 3 not found · 4 no node here · \
-5 swarm unreachable or model not covered · 7 disk, memory or port · 8 digest mismatch · 130 Ctrl-C\n\
-The answer goes to stdout, all else to stderr.";
+5 swarm unreachable or model not covered · 7 disk, memory or port · 8 digest mismatch · \
+9 doctor found something wrong · 130 Ctrl-C\n\
+The answer goes to stdout, all else to stderr. With --json it is one JSON object; a failure leaves \
+stdout empty and is the last line on stderr, {\"error\":{...}}.\n\
+A setting is taken from its flag, else from TAIMATSU_NAME in the environment, else from \
+config.toml, else from /etc/taimatsu/config.toml: taimatsu config show --origin";
 
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Where this node keeps its key and state [default: the XDG data directory]
-    #[arg(long, global = true, env = "TAIMATSU_HOME", value_name = "DIR")]
-    pub(crate) home: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "DIR")]
+    home: Option<PathBuf>,
     /// Where models are kept; may be shared and read-only [default: HOME/models]
-    #[arg(long, global = true, env = "TAIMATSU_MODELS", value_name = "DIR")]
-    pub(crate) models: Option<PathBuf>,
-    /// Address of the node to talk to, for example 127.0.0.1:4810
-    #[arg(long, global = true, env = "TAIMATSU_API", value_name = "ADDR")]
-    pub(crate) api: Option<String>,
+    #[arg(long, global = true, value_name = "DIR")]
+    models: Option<PathBuf>,
+    /// Address of the node to talk to, and where `up` offers it [default: 127.0.0.1:4810]
+    #[arg(long, global = true, value_name = "ADDR")]
+    api: Option<ApiAddress>,
     /// Keys that open the API, one on each line of a file that only you can read; without it the
     /// key in TAIMATSU_API_KEY. `up` asks for them, other commands give the first
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) api_key: Option<PathBuf>,
+    /// Settings, in place of the file in the XDG configuration directory
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Fetch nothing from the internet
-    #[arg(long, global = true, env = "TAIMATSU_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, global = true)]
     pub(crate) offline: bool,
     /// One JSON object on stdout
     #[arg(long, global = true)]
@@ -59,6 +75,9 @@ pub(crate) struct Global {
     /// Say more on stderr; twice for everything
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+    /// What flags, environment and files come to; set before a command begins.
+    #[arg(skip)]
+    pub(crate) settings: Settings,
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,13 +86,15 @@ enum Command {
     Demo(DemoArgs),
     /// Run this machine's node: the API, and hosting with --serve
     Up(UpArgs),
+    /// Host models, or spans of them: `up --serve`, in fewer words
+    Serve(ServeArgs),
     /// Ask a model once
     Run(RunArgs),
     /// The best continuations after each token id
     Score(ScoreArgs),
     /// Fetch a model of the catalogue
     Pull {
-        /// Its name, for example smollm2:135m
+        /// Its name, for example smollm2:135m; with the feature `hf`, also hf:ORG/REPO/FILE.gguf
         model: String,
     },
     /// List the models that are stored here
@@ -108,6 +129,25 @@ enum Command {
         /// All of one answer: its id, or the beginning of it
         id: Option<String>,
     },
+    /// Who hosts which blocks of a model, as the node here sees it
+    Map {
+        /// A name or blake3:<hex>
+        model: String,
+    },
+    /// Who is connected to the node here
+    Peers,
+    /// This home's peer id
+    Id,
+    /// Look for what is wrong with this machine, its node and its way into the swarm
+    Doctor,
+    /// The settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// A completion script for your shell
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     /// Version and protocol
     Version,
     /// One process of the demo
@@ -115,170 +155,54 @@ enum Command {
     DemoNode(DemoNodeArgs),
 }
 
-/// `taimatsu demo`
-#[derive(Debug, Clone, Args)]
-pub(crate) struct DemoArgs {
-    /// The model to split over three hosts
-    #[arg(long, default_value = "smollm2:135m")]
-    pub(crate) model: String,
-    /// What to ask
-    #[arg(long, default_value = "In one sentence: why do people gather around a fire?")]
-    pub(crate) prompt: String,
-    /// Tokens of the answer at most
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(crate) max_tokens: u32,
-    /// Leave the swarm running until Ctrl-C, and print its addresses
-    #[arg(long)]
-    pub(crate) keep: bool,
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Every setting in force
+    Show {
+        /// And where each comes from
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Where the file is, or would be
+    Path,
 }
 
-/// `taimatsu up`
-#[derive(Debug, Clone, Args)]
-pub(crate) struct UpArgs {
-    /// Host a model, or a span of it: smollm2:135m, smollm2:135m@0-9. May be repeated
-    #[arg(long, value_name = "MODEL[@A-B]")]
-    pub(crate) serve: Vec<String>,
-    /// Address for other nodes [default: port 4801 on every interface, TCP and QUIC; with no
-    /// --serve: free ports]
-    #[arg(long, value_name = "MULTIADDR")]
-    pub(crate) listen: Vec<String>,
-    /// A node to meet the swarm through
-    #[arg(long, value_name = "MULTIADDR")]
-    pub(crate) bootstrap: Vec<String>,
-    /// Name of the swarm
-    #[arg(long, env = "TAIMATSU_SWARM", default_value = "public")]
-    pub(crate) swarm: String,
-    /// Threads for computing [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) threads: Option<u32>,
-    /// Positions of KV for all sessions together
-    #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
-    pub(crate) kv_positions: u32,
-    /// Who may see this node's questions, at most
-    #[arg(long, value_enum, default_value = "anyone")]
-    pub(crate) privacy: PrivacyArg,
-    /// A host that may see what is for trusted hosts alone: its full id. May be repeated
-    #[arg(long, value_name = "PEER")]
-    pub(crate) trust: Vec<String>,
-    /// Sessions at a time
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) max_sessions: u32,
-}
-
-/// One process of the demo.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct DemoNodeArgs {
-    /// Be the bootstrap node.
-    #[arg(long)]
-    pub(crate) bootstrap_only: bool,
-    #[command(flatten)]
-    pub(crate) up: UpArgs,
-}
-
-/// `taimatsu run`
-#[derive(Debug, Clone, Args)]
-pub(crate) struct RunArgs {
-    /// A name, a file's path or blake3:<hex>
-    pub(crate) model: String,
-    /// What to ask; `-` reads stdin
-    #[arg(conflicts_with = "prompt_ids", required_unless_present = "prompt_ids")]
-    pub(crate) prompt: Option<String>,
-    /// No chat template: the text as it stands, BOS where the file says so, special tokens read
-    #[arg(long, conflicts_with = "prompt_ids")]
-    pub(crate) raw: bool,
-    /// Token ids instead of text; nothing is added
-    #[arg(long, value_delimiter = ',', value_name = "IDS")]
-    pub(crate) prompt_ids: Option<Vec<u32>>,
-    /// Tokens of the answer at most
-    #[arg(long, default_value_t = 256)]
-    pub(crate) max_tokens: u32,
-    /// 0 is greedy: always the likeliest token
-    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
-    pub(crate) temperature: f32,
-    /// Keep the k likeliest tokens; 0: all
-    #[arg(long, default_value_t = 0)]
-    pub(crate) top_k: u32,
-    /// Keep the likeliest tokens up to this probability together
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) top_p: f32,
-    /// Drop tokens below this share of the likeliest one's probability
-    #[arg(long, default_value_t = 0.0)]
-    pub(crate) min_p: f32,
-    /// Make tokens that occurred less likely; 1: off
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) repeat_penalty: f32,
-    /// Same seed, same answer [default: drawn, and told]
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// A text that ends the answer. May be repeated
-    #[arg(long)]
-    pub(crate) stop: Vec<String>,
-    /// Go on after end tokens, and count them
-    #[arg(long)]
-    pub(crate) ignore_eos: bool,
-    /// Who computes; needs a running node
-    #[arg(long, value_enum)]
-    pub(crate) route: Option<RouteArg>,
-    /// Who may see it [default: as the node was started]
-    #[arg(long, value_enum)]
-    pub(crate) privacy: Option<PrivacyArg>,
-}
-
-/// `taimatsu score`
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ScoreArgs {
-    /// A name, a file's path or blake3:<hex>
-    pub(crate) model: String,
-    /// Token ids
-    #[arg(long, value_delimiter = ',', required = true)]
-    pub(crate) ids: Vec<u32>,
-    /// Continuations per position (through a node: at most 64)
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) top: u32,
-    /// Who computes; needs a running node
-    #[arg(long, value_enum)]
-    pub(crate) route: Option<RouteArg>,
-}
-
-/// `--privacy`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PrivacyArg {
-    /// Nobody but the node itself
-    Local,
-    /// Hosts named with `up --trust`
-    Trusted,
-    /// Whoever hosts it
-    Anyone,
-}
-
-impl From<PrivacyArg> for Privacy {
-    fn from(privacy: PrivacyArg) -> Self {
-        match privacy {
-            PrivacyArg::Local => Self::Local,
-            PrivacyArg::Trusted => Self::Trusted,
-            PrivacyArg::Anyone => Self::Anyone,
+impl Cli {
+    fn flags(&self) -> Layer {
+        let of_node = match &self.command {
+            Some(Command::Up(up)) => up.node.layer(&up.serve),
+            Some(Command::Serve(serve)) => serve.node.layer(&serve.spans),
+            Some(Command::DemoNode(demo)) => demo.up.node.layer(&demo.up.serve),
+            _ => Layer::default(),
+        };
+        Layer {
+            home: self.global.home.clone(),
+            models: self.global.models.clone(),
+            api: self.global.api,
+            offline: self.global.offline.then_some(true),
+            ..of_node
         }
     }
-}
 
-/// `--route`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RouteArg {
-    /// The node itself, if it hosts the whole model
-    Local,
-    /// One host of the whole model
-    Whole,
-    /// At least two hosts
-    Chain,
-}
-
-impl From<RouteArg> for RouteWish {
-    fn from(route: RouteArg) -> Self {
-        match route {
-            RouteArg::Local => Self::Local,
-            RouteArg::Whole => Self::Whole,
-            RouteArg::Chain => Self::Chain,
+    /// What the command goes by. A demo's process goes by its flags alone.
+    fn settings(&self) -> Result<Settings, Failure> {
+        match &self.command {
+            Some(Command::DemoNode(_)) => Ok(Settings::of(&[(Origin::Flag, self.flags())])),
+            _ => Settings::resolve(self.flags(), &Files::of(self.global.config.as_deref())),
         }
+    }
+
+    /// Whether it does something even where the settings cannot be read.
+    const fn needs_no_settings(&self) -> bool {
+        matches!(
+            self.command,
+            Some(
+                Command::Doctor
+                    | Command::Version
+                    | Command::Completion { .. }
+                    | Command::Config(ConfigCommand::Path)
+            )
+        )
     }
 }
 
@@ -293,18 +217,21 @@ pub fn main() -> ExitCode {
 
 /// Runs a command line.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let json = args.iter().any(|arg| arg == "--json");
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return report(&wrong(&error.to_string())),
+        Err(error) if error.use_stderr() => return report(&wrong(&error.to_string()), json),
         Err(help) => {
             let _ = help.print();
             return ExitCode::SUCCESS;
         }
     };
+    let json = cli.global.json;
     crate::logging::start(cli.global.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return report(&Failure::of(Code::Resources, "cannot start", &error)),
+        Err(error) => return report(&Failure::of(Code::Resources, "cannot start", &error), json),
     };
     let outcome = runtime.block_on(perform(cli));
     // A download that was called off takes its process and folder with it; a computation must not
@@ -312,7 +239,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     runtime.shutdown_timeout(WIND_UP);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => report(&failure),
+        Err(failure) => report(&failure, json),
     }
 }
 
@@ -333,19 +260,31 @@ fn wrong(said: &str) -> Failure {
     failure.try_this(usage)
 }
 
-fn report(failure: &Failure) -> ExitCode {
-    crate::stderr::tell(&format!("{failure}"));
+fn report(failure: &Failure, json: bool) -> ExitCode {
+    if json {
+        crate::stderr::tell(&failure.to_json().to_string());
+    } else {
+        crate::stderr::tell(&format!("{failure}"));
+    }
     ExitCode::from(failure.code as u8)
 }
 
 async fn perform(cli: Cli) -> Result<(), Failure> {
-    let global = cli.global;
+    let settings = cli.settings();
+    let trouble = settings.as_ref().err().cloned();
+    if let Some(failure) = trouble.as_ref().filter(|_| !cli.needs_no_settings()) {
+        return Err(failure.clone());
+    }
     // A file of keys that cannot be used is told, whatever the command.
-    ApiKeys::of(&global)?;
+    ApiKeys::of(&cli.global)?;
+    let flags = cli.flags();
+    let mut global = cli.global;
+    global.settings = settings.unwrap_or_else(|_| Settings::of(&[(Origin::Flag, flags)]));
+    global.offline = global.settings.offline.value;
     match cli.command {
         None => client::help_and_state(&global).await,
         Some(Command::Demo(args)) => crate::demo::demo(&global, args).await,
-        Some(Command::Up(args)) => node::up(&global, args).await,
+        Some(Command::Up(_) | Command::Serve(_)) => node::up(&global).await,
         Some(Command::Run(args)) => ask::run(&global, args).await,
         Some(Command::Score(args)) => ask::score(&global, args).await,
         Some(Command::Pull { model }) => pulling::pull(&global, &model).await,
@@ -356,6 +295,13 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
         Some(Command::Status) => client::status(&global).await,
         Some(Command::Reputation { peer }) => trust::reputation(&global, peer.as_deref()).await,
         Some(Command::Receipts { id }) => trust::receipts(&global, id.as_deref()).await,
+        Some(Command::Map { model }) => swarm::map(&global, &model).await,
+        Some(Command::Peers) => swarm::peers(&global).await,
+        Some(Command::Id) => client::id(&global),
+        Some(Command::Doctor) => doctor::doctor(&global, trouble).await,
+        Some(Command::Config(ConfigCommand::Show { origin })) => settings::show(&global, origin),
+        Some(Command::Config(ConfigCommand::Path)) => settings::path(&global),
+        Some(Command::Completion { shell }) => completion::script(&global, shell),
         Some(Command::Version) => client::version(&global),
         Some(Command::DemoNode(args)) => node::demo_node(&global, args).await,
     }

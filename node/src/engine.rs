@@ -316,6 +316,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The node's own state, as `taimatsu status --json` prints it.
     fn status(&self) -> BoxFuture<'_, serde_json::Value>;
+
+    /// Who hosts which blocks of a model, as `taimatsu map --json` prints it.
+    fn map(&self, model: String) -> BoxFuture<'_, Result<serde_json::Value, EngineError>>;
+
+    /// Announces something that stands for nothing in the DHT, and forgets it here: whoever asks
+    /// for it (`nonce`, hexadecimal) hears of it from others. For `taimatsu doctor`.
+    fn try_dht(&self) -> BoxFuture<'_, serde_json::Value>;
 }
 
 /// A shared engine.

@@ -22,8 +22,28 @@ pub enum Code {
     Resources = 7,
     /// A digest does not match.
     Integrity = 8,
+    /// `doctor` found something wrong.
+    Unwell = 9,
     /// Stopped by Ctrl-C.
     Interrupted = 130,
+}
+
+impl Code {
+    /// In one word, for programs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Failure => "failure",
+            Self::Usage => "usage",
+            Self::NotFound => "not_found",
+            Self::NoNode => "no_node",
+            Self::Swarm => "swarm",
+            Self::Resources => "resources",
+            Self::Integrity => "integrity",
+            Self::Unwell => "unwell",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// What went wrong, why, and what to do.
@@ -75,6 +95,18 @@ impl Failure {
     #[must_use]
     pub const fn is_early(&self) -> bool {
         self.early
+    }
+
+    /// As `--json` shows it on stderr.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({"error": {
+            "exit_code": self.code as u8,
+            "code": self.code.word(),
+            "message": self.what,
+            "cause": self.cause,
+            "try": self.remedy,
+        }})
     }
 
     /// A failure with an error's whole chain of sources as its cause.
@@ -139,6 +171,9 @@ impl From<EngineError> for Failure {
                 Self::new(Code::Swarm, what)
                     .try_this("again: another route is taken where there is one")
             }
+            EngineError::Stopping => Self::new(Code::NoNode, what)
+                .because("it was told to stop before the answer was complete")
+                .try_this("taimatsu up, and then again"),
             EngineError::Internal(_) => Self::new(Code::Failure, what),
         }
     }

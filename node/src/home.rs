@@ -64,33 +64,13 @@ impl Home {
     /// # Errors
     /// It cannot be read or written, or is not 32 bytes.
     pub(crate) fn key(&self) -> Result<Zeroizing<[u8; 32]>, Failure> {
-        let path = self.path.join("node.key");
-        let broken = |cause: &str| {
-            Failure::new(Code::Resources, format!("cannot use the key {}", path.display()))
-                .because(cause)
-                .try_this("its backup, or remove it to become a new node")
-        };
-        let refused = |error: &io::Error| {
-            Failure::of(Code::Resources, format!("cannot use the key {}", path.display()), error)
-                .try_this("room on the disk, and a home that you can read and write")
-        };
-        match fs::metadata(&path) {
-            // A pipe would be waited for, for ever.
-            Ok(about) if !about.is_file() => return Err(broken("it is no regular file")),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let key = Zeroizing::new(crate::entropy::bytes::<32>());
-                write_private(&path, key.as_slice()).map_err(|error| refused(&error))?;
-                return Ok(key);
-            }
-            Err(error) => return Err(refused(&error)),
+        if let Some(key) = read_key(&self.path)? {
+            return Ok(key);
         }
-        let mut bytes = Zeroizing::new(Vec::new());
-        let file = File::open(&path).map_err(|error| refused(&error))?;
-        file.take(64).read_to_end(&mut bytes).map_err(|error| refused(&error))?;
-        let length = bytes.len();
-        let key = <[u8; 32]>::try_from(bytes.as_slice());
-        key.map(Zeroizing::new).map_err(|_| broken(&format!("it has {length} bytes, not 32")))
+        let path = self.path.join(KEY);
+        let key = Zeroizing::new(crate::entropy::bytes::<32>());
+        write_private(&path, key.as_slice()).map_err(|error| key_refused(&path, &error))?;
+        Ok(key)
     }
 
     /// Writes down where this node's API is.
@@ -101,6 +81,7 @@ impl Home {
         let text = serde_json::to_vec(note).unwrap_or_default();
         write_private(&self.path.join("node.json"), &text).map_err(|error| {
             Failure::of(Code::Resources, format!("cannot write to {}", self.path.display()), &error)
+                .try_this("room on the disk, and a home that you can write to")
         })
     }
 }
@@ -109,6 +90,38 @@ impl Drop for Home {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.path.join("node.json"));
     }
+}
+
+/// The ed25519 seed of the home at `path`, if it has one. It may be another process's home.
+///
+/// # Errors
+/// It cannot be read, or is not 32 bytes.
+pub(crate) fn read_key(home: &Path) -> Result<Option<Zeroizing<[u8; 32]>>, Failure> {
+    let path = home.join(KEY);
+    let broken = |cause: &str| {
+        Failure::new(Code::Resources, format!("cannot use the key {}", path.display()))
+            .because(cause)
+            .try_this("its backup, or remove it to become a new node")
+    };
+    match fs::metadata(&path) {
+        // A pipe would be waited for, for ever.
+        Ok(about) if !about.is_file() => return Err(broken("it is no regular file")),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(key_refused(&path, &error)),
+    }
+    let mut bytes = Zeroizing::new(Vec::new());
+    let file = File::open(&path).map_err(|error| key_refused(&path, &error))?;
+    file.take(64).read_to_end(&mut bytes).map_err(|error| key_refused(&path, &error))?;
+    let length = bytes.len();
+    let key = <[u8; 32]>::try_from(bytes.as_slice());
+    let key = key.map_err(|_| broken(&format!("it has {length} bytes, not 32")))?;
+    Ok(Some(Zeroizing::new(key)))
+}
+
+fn key_refused(path: &Path, error: &io::Error) -> Failure {
+    Failure::of(Code::Resources, format!("cannot use the key {}", path.display()), error)
+        .try_this("room on the disk, and a home that you can read and write")
 }
 
 /// The note of the node that runs on the home at `path`, if one does.
@@ -137,8 +150,11 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The file that holds the seed.
+const KEY: &str = "node.key";
+
 /// Writes a file that only its owner can read, whole or not at all.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;
@@ -171,6 +187,18 @@ mod tests {
         fs::create_dir(dir.path().join("node.key")).unwrap();
         let text = home.key().unwrap_err().to_string();
         assert!(text.contains("no regular file"), "{text}");
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_written_leaves_nothing_and_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::take(dir.path()).unwrap();
+        fs::create_dir_all(dir.path().join("node.json").join("x")).unwrap();
+        let api = SocketAddr::from(([127, 0, 0, 1], 1));
+        let note = NodeNote { api, pid: 1, peer: "p".into() };
+        let text = home.note(&note).unwrap_err().to_string();
+        assert!(text.contains("cause: ") && text.contains("try:   "), "{text}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the lock, and what was there");
     }
 
     #[test]

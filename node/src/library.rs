@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use taimatsu_model::{
-    Manifest, ManifestError, Store, StoreError, StoredModel, Template, TemplateError, Tokenizer,
-    TokenizerError, TokenizerSpec, catalogue,
+    Damage, Manifest, ManifestError, Store, StoreError, StoredModel, Template, TemplateError,
+    Tokenizer, TokenizerError, TokenizerSpec, catalogue,
 };
 use taimatsu_protocol::{Digest, ModelId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -220,6 +220,10 @@ impl Library {
         let stored = match store.resolve(reference) {
             Ok(stored) => stored,
             Err(StoreError::Unknown(_)) => return Ok(None),
+            // It can be pulled again.
+            Err(StoreError::Damaged { source: Damage::Gone, .. }) if id_of(reference).is_some() => {
+                return Ok(None);
+            }
             Err(StoreError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 return Ok(None);
             }

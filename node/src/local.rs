@@ -43,6 +43,9 @@ pub(crate) fn store(global: &Global) -> Result<Store, Failure> {
 /// The model of this reference; pulled first, if the catalogue has it and the store does not.
 pub(crate) async fn ensure_model(global: &Global, text: &str) -> Result<LocalModel, Failure> {
     let store = store(global)?;
+    let (looked, name) = (store.clone(), text.to_owned());
+    let sound = tokio::task::spawn_blocking(move || is_sound(&looked, &name));
+    sound.await.map_err(broken)??;
     let library = Library::new(Some(store.clone()));
     let (searched, reference) = (library.clone(), absolute(text));
     let lookup = reference.clone();
@@ -73,6 +76,25 @@ pub(crate) fn absolute(reference: &str) -> String {
         .map_or_else(|_| reference.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
+/// Refuses a store, or a stored model, that is damaged: said in its own words.
+fn is_sound(store: &Store, reference: &str) -> Result<(), Failure> {
+    let found = store.find(reference).and_then(|found| match found {
+        None if catalogue::find(reference).is_none() && !Path::new(reference).is_file() => {
+            store.resolve(reference).map(Some)
+        }
+        found => Ok(found),
+    });
+    match found {
+        Err(
+            error @ (StoreError::Damaged { .. }
+            | StoreError::Index { .. }
+            | StoreError::Newer { .. }),
+        ) => Err(store_failure(&error)),
+        // What else there is to say, the library says.
+        _ => Ok(()),
+    }
+}
+
 /// What is wrong with the store, and what to do.
 pub(crate) fn store_failure(error: &StoreError) -> Failure {
     let (code, remedy) = match error {
@@ -88,17 +110,26 @@ pub(crate) fn store_failure(error: &StoreError) -> Failure {
         {
             (Code::NotFound, "a file that is there")
         }
+        StoreError::File { doing: "make the folder", .. } => {
+            (Code::Resources, "--models DIR that you can write to")
+        }
         StoreError::File { source, .. } if source.kind() == ErrorKind::NotFound => {
             (Code::NotFound, "taimatsu ls")
+        }
+        StoreError::File { source, .. } if is_limit(source.kind()) => {
+            (Code::Resources, "a higher limit (ulimit -f, quota), or --models DIR elsewhere")
         }
         StoreError::File { .. } => (Code::Resources, "--models DIR that you can read and write"),
         StoreError::Gguf { .. } | StoreError::Manifest { .. } => {
             (Code::Failure, "a GGUF file of a supported kind")
         }
         StoreError::Digest { .. } => (Code::Integrity, "taimatsu rm MODEL, then pull it again"),
-        StoreError::Index { .. } | StoreError::BlobTooLong(_) | StoreError::Id(_) => {
-            (Code::Failure, "taimatsu ls")
+        StoreError::Damaged { .. } => {
+            (Code::Integrity, "taimatsu rm MODEL, then pull or import it again")
         }
+        StoreError::Index { .. } => (Code::Failure, "move it away, then import the models again"),
+        StoreError::Newer { .. } => (Code::Failure, "that newer taimatsu, or another --models DIR"),
+        StoreError::BlobTooLong(_) | StoreError::Id(_) => (Code::Failure, "taimatsu ls"),
     };
     let what = error.to_string();
     match std::error::Error::source(error) {
@@ -106,6 +137,11 @@ pub(crate) fn store_failure(error: &StoreError) -> Failure {
         None => Failure::new(code, what),
     }
     .try_this(remedy)
+}
+
+/// Whether the owner's limits refuse, and not the disk.
+const fn is_limit(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::FileTooLarge | ErrorKind::QuotaExceeded)
 }
 
 fn broken(error: tokio::task::JoinError) -> Failure {

@@ -9,7 +9,8 @@ pub(crate) fn start(verbose: u8) {
         1 => "warn,taimatsu=info,taimatsu_network=info",
         _ => "info,taimatsu=debug,taimatsu_network=debug,taimatsu_model=debug",
     };
-    let filter = EnvFilter::try_from_env("TAIMATSU_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let wished = crate::config::log_filter().and_then(|filter| EnvFilter::try_new(filter).ok());
+    let filter = wished.unwrap_or_else(|| EnvFilter::new(level));
     // A second start in one process (tests) keeps the first.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -2,24 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use futures::FutureExt;
-use taimatsu_executor::ExecutorLimits;
+use taimatsu_executor::Threads;
 use taimatsu_model::Store;
 use taimatsu_network::{
-    FrameTap, Incoming, Limits, Multiaddr, Network, NetworkConfig, StartError, StreamKind,
+    Incoming, Limits, Multiaddr, Network, NetworkConfig, ProviderKey, StartError, StreamKind,
 };
 use taimatsu_peer::Input;
 use taimatsu_protocol::announcement::{Answer, MAX_QUERY, Query};
 use taimatsu_protocol::codec::BoundedVec;
-use taimatsu_protocol::{PeerId, Span, SwarmId, codec};
+use taimatsu_protocol::{SwarmId, codec};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use zeroize::Zeroizing;
 
 use crate::driver::chain_run::Caller;
 use crate::driver::clock::Clock;
@@ -29,17 +27,21 @@ use crate::driver::judge::Judge;
 use crate::driver::prekeys::PrekeyRing;
 use crate::driver::registry::Registry;
 use crate::driver::serving::{Hosted, Serving};
-use crate::engine::{Privacy, SharedEngine};
+use crate::engine::SharedEngine;
 use crate::failure::{Code, Failure};
+use crate::good_peers::GoodPeers;
 use crate::ledger::Ledger;
-use crate::library::{KnownModel, Library};
+use crate::library::Library;
+use crate::memory;
+use crate::stopping::{Gate, Gated};
 use crate::swarm_engine::{SwarmEngine, look_around};
+
+mod terms;
+
+pub use terms::{NodeConfig, Offer, Owner};
 
 /// How often prekeys are looked at; they turn hourly.
 const PREKEY_CHECK: Duration = Duration::from_secs(60);
-
-/// How long running sessions may go on when the node is told to stop.
-const DRAIN: Duration = Duration::from_secs(5);
 
 /// Questions of other nodes that are worked on at a time; beyond it they are refused.
 const QUERIES: usize = 32;
@@ -47,79 +49,8 @@ const QUERIES: usize = 32;
 /// Streams of other nodes that are worked on at a time; beyond it they are closed.
 const STREAMS: usize = 4_096;
 
-/// What a node is made of.
-pub struct NodeConfig {
-    /// Its ed25519 seed.
-    pub key: Zeroizing<[u8; 32]>,
-    /// The swarm's name.
-    pub swarm: String,
-    /// Where it listens for other nodes.
-    pub listen: Vec<Multiaddr>,
-    /// Whom it dials first.
-    pub bootstrap: Vec<Multiaddr>,
-    /// Sessions at a time.
-    pub max_sessions: usize,
-    /// Who may see its questions, at most.
-    pub privacy: Privacy,
-    /// Hosts that may see what is for trusted hosts alone.
-    pub trusted: BTreeSet<PeerId>,
-    /// Where models are.
-    pub models: PathBuf,
-    /// Where it remembers others' standing.
-    pub home: PathBuf,
-    /// Hears every frame of every stream; for tests.
-    pub tap: Option<Arc<dyn FrameTap>>,
-}
-
-/// A span to be hosted.
-#[derive(Debug, Clone)]
-pub struct Offer {
-    pub(crate) model: Arc<KnownModel>,
-    pub(crate) span: Span,
-    pub(crate) limits: ExecutorLimits,
-}
-
-impl Offer {
-    /// Blocks `blocks` (`A-B`, inclusive; none: all) of the model that `reference` means in the
-    /// store `models`.
-    ///
-    /// # Errors
-    /// There is no such model, or no such span of it.
-    pub fn of(
-        models: &Path,
-        reference: &str,
-        blocks: Option<&str>,
-        limits: ExecutorLimits,
-    ) -> Result<Self, Failure> {
-        let library = Library::new(Store::open(models).ok());
-        let model = library.find(reference)?.ok_or_else(|| library.unknown(reference))?;
-        Self::new(model, reference, blocks, limits)
-    }
-
-    pub(crate) fn new(
-        model: Arc<KnownModel>,
-        reference: &str,
-        blocks: Option<&str>,
-        limits: ExecutorLimits,
-    ) -> Result<Self, Failure> {
-        let span = Self::span(reference, blocks, model.manifest.blocks)?;
-        Ok(Self { model, span, limits })
-    }
-
-    /// The span that is meant, of a model of `all` blocks.
-    pub(crate) fn span(reference: &str, blocks: Option<&str>, all: u32) -> Result<Span, Failure> {
-        let span = match blocks {
-            Some(blocks) => Span::parse_inclusive(blocks, all),
-            None => Span::whole(all),
-        };
-        span.map_err(|error| {
-            let text = blocks.map_or_else(String::new, |blocks| format!("@{blocks}"));
-            Failure::new(Code::Usage, format!("cannot host {reference}{text}"))
-                .because(error)
-                .try_this(format!("--serve {reference}@0-{}", all.saturating_sub(1)))
-        })
-    }
-}
+/// How long the last writes may take at the end.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// A running node.
 pub struct Node {
@@ -129,6 +60,17 @@ pub struct Node {
     swarm: SwarmId,
     hosted: watch::Sender<Arc<Vec<Hosted>>>,
     engine: SwarmEngine,
+    gate: Gate,
+    good_peers: GoodPeers,
+    /// Somebody is to be dialled: a bootstrap address, or a peer that was good before.
+    has_ways: bool,
+    owner: Owner,
+    /// Shared by all spans; started with the first.
+    threads: Option<Threads>,
+    /// Bytes that the spans need.
+    memory: u64,
+    /// Under which this node announces itself.
+    keys: BTreeSet<ProviderKey>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -140,17 +82,12 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, Failure> {
         let swarm = SwarmId::named(&config.swarm);
         let clock = Clock::start();
-        let (network, incoming) = taimatsu_network::start(NetworkConfig {
-            secret: *config.key,
-            swarm,
-            listen: config.listen,
-            bootstrap: config.bootstrap,
-            dht_server: true,
-            limits: Limits::default(),
-            tap: config.tap,
-        })
-        .await
-        .map_err(|error| not_started(&error))?;
+        let good_peers = GoodPeers::of(&config.home, &config.swarm);
+        let remembered = good_peers.addresses();
+        let has_ways = !remembered.is_empty() || !config.bootstrap.is_empty();
+        let (network, incoming) = taimatsu_network::start(network_config(&config, remembered))
+            .await
+            .map_err(|error| not_started(&error))?;
         let key = Arc::new(SigningKey::from_bytes(&config.key));
         let ledger = Ledger::open(&config.home)?;
         let judge = Judge::start(
@@ -161,11 +98,7 @@ impl Node {
             config.max_sessions,
             ledger.clone(),
         );
-        for (peer, model, standing) in ledger.standings() {
-            let standing = Box::new(standing);
-            judge.tell(Input::Remembered { peer, model, standing }).await;
-        }
-        judge.tell(Input::Trust(config.trusted)).await;
+        tell_known(&judge, &ledger, &config.owner).await;
         let prekeys = PrekeyRing::new(Clock::wall());
         judge.tell(Input::Prekey(prekeys.current())).await;
         // Without a store it still serves as a client: all it needs comes from hosts.
@@ -190,14 +123,31 @@ impl Node {
             library: library.clone(),
             hosted: hosting,
             swarm_name: config.swarm,
-            privacy: config.privacy,
+            privacy: config.owner.privacy,
+            trusted: config.owner.trusted.clone().into(),
         };
         let tasks = vec![
             tokio::spawn(serve(incoming, serving, library)),
             tokio::spawn(turn_prekeys(prekeys, judge.clone())),
             tokio::spawn(look_around(engine.clone())),
+            tokio::spawn(good_peers.clone().keep(network.clone())),
         ];
-        Ok(Self { network, judge, registry, swarm, hosted, engine, tasks })
+        Ok(Self {
+            network,
+            judge,
+            registry,
+            swarm,
+            hosted,
+            engine,
+            gate: Gate::open(),
+            good_peers,
+            has_ways,
+            owner: config.owner,
+            threads: None,
+            memory: 0,
+            keys: BTreeSet::new(),
+            tasks,
+        })
     }
 
     /// This node's full id.
@@ -211,6 +161,12 @@ impl Node {
         self.network.addresses().await.iter().map(ToString::to_string).collect()
     }
 
+    /// Whether it has anybody to dial: a bootstrap address, or a peer that was good before.
+    #[must_use]
+    pub const fn has_ways(&self) -> bool {
+        self.has_ways
+    }
+
     /// Whether some node of the swarm is known, after at most ten seconds.
     pub async fn joined(&self) -> bool {
         self.network.joined().await.is_ok()
@@ -219,17 +175,26 @@ impl Node {
     /// What answers its API.
     #[must_use]
     pub fn engine(&self) -> SharedEngine {
-        Arc::new(self.engine.clone())
+        Arc::new(Gated { engine: self.engine.clone(), gate: self.gate.clone() })
     }
 
     /// Loads a span and offers it to the swarm.
     ///
     /// # Errors
-    /// Its weights are not here, or the executor refuses them.
+    /// Its weights are not here, the owner's memory does not suffice, or the executor refuses them.
     pub async fn host(&mut self, offer: Offer) -> Result<(), Failure> {
+        let needed = offer.needed();
         let Offer { model, span, limits } = offer;
-        let (loading, what) = (model.clone(), format!("cannot host {}@{span}", model.name));
-        let work = move || hosting::load(&loading, span, limits);
+        let (loading, named) = (model.clone(), format!("{}@{span}", model.name));
+        memory::check(&named, needed, self.memory, self.owner.memory)?;
+        let what = format!("cannot host {named}");
+        let threads = match &self.threads {
+            Some(threads) => threads.clone(),
+            None => Threads::start(limits.threads)
+                .map_err(|error| Failure::of(Code::Resources, what.clone(), &error))?,
+        };
+        self.threads = Some(threads.clone());
+        let work = move || hosting::load_on(&threads, &loading, span, limits.kv_positions);
         let worker = tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| Failure::of(Code::Failure, what.clone(), &error))?
@@ -240,31 +205,75 @@ impl Node {
             let added = all.iter().cloned().chain([hosted.clone()]);
             *all = Arc::new(added.collect());
         });
-        hosting::offer(&self.network, &self.judge, self.swarm, blocks, context, &hosted).await;
+        self.memory = self.memory.saturating_add(needed);
+        let (network, judge) = (&self.network, &self.judge);
+        let keys = hosting::offer(network, judge, self.swarm, blocks, context, &hosted).await;
+        self.keys.extend(keys);
         self.tasks.push(tokio::spawn(hosting::report_load(self.judge.clone(), hosted)));
         Ok(())
     }
 
-    /// Takes no more sessions, lets the running ones end for a while, and leaves.
-    pub async fn stop(self, hurry: impl Future<Output = ()>) {
+    /// Takes nothing new, says so, and lets what is under way go on for as long as the owner
+    /// allows, or until somebody is in a hurry. Then it is ended with a word.
+    pub async fn drain(&self, hurry: impl Future<Output = ()>) {
+        self.gate.drain();
         self.judge.tell(Input::Drain).await;
+        for key in &self.keys {
+            self.network.stop_providing(*key).await;
+        }
         let idle = async {
+            self.gate.idle().await;
             let mut ticks = tokio::time::interval(Duration::from_millis(50));
             while self.registry.len() > 0 {
                 ticks.tick().await;
             }
         };
         tokio::select! {
-            _ = tokio::time::timeout(DRAIN, idle) => {}
+            _ = tokio::time::timeout(self.owner.drain, idle) => {}
             () = hurry => {}
         }
+        self.gate.end();
         self.registry.tell_all(|| HopEvent::Drain);
+    }
+
+    /// Leaves the swarm, and writes down what is to be remembered.
+    pub async fn leave(self) {
         for task in &self.tasks {
             task.abort();
         }
+        let written = async {
+            self.good_peers.keep_now(&self.network).await;
+            self.engine.ledger.flush().await;
+        };
+        if tokio::time::timeout(LAST_WRITES, written).await.is_err() {
+            tracing::warn!("the disk takes too long; what happened last is not remembered");
+        }
         self.network.shutdown().await;
-        self.engine.ledger.flush().await;
     }
+}
+
+fn network_config(config: &NodeConfig, remembered: Vec<Multiaddr>) -> NetworkConfig {
+    let upload_per_second = config.owner.upload_per_second;
+    NetworkConfig {
+        secret: *config.key,
+        swarm: SwarmId::named(&config.swarm),
+        listen: config.listen.clone(),
+        bootstrap: config.bootstrap.clone(),
+        remembered,
+        mdns: config.owner.mdns,
+        dht_server: true,
+        limits: Limits { upload_per_second, ..Limits::default() },
+        tap: config.tap.clone(),
+    }
+}
+
+/// What the node knew of others before it started.
+async fn tell_known(judge: &Judge, ledger: &Ledger, owner: &Owner) {
+    for (peer, model, standing) in ledger.standings() {
+        let standing = Box::new(standing);
+        judge.tell(Input::Remembered { peer, model, standing }).await;
+    }
+    judge.tell(Input::Trust(owner.trusted.iter().copied().collect())).await;
 }
 
 /// Takes what other nodes begin, each in a task of its own.
@@ -280,8 +289,8 @@ async fn serve(mut incoming: mpsc::Receiver<Incoming>, serving: Serving, library
                 };
                 let serving = serving.clone();
                 let work = match kind {
-                    StreamKind::Control => serving.control(reader, writer).boxed(),
-                    StreamKind::Link => serving.link(peer, reader, writer).boxed(),
+                    StreamKind::Control => serving.control(*reader, writer).boxed(),
+                    StreamKind::Link => serving.link(peer, *reader, writer).boxed(),
                 };
                 tokio::spawn(async move {
                     work.await;
@@ -347,6 +356,7 @@ fn not_started(error: &StartError) -> Failure {
         StartError::AddressInUse { .. } => {
             "--listen /ip4/0.0.0.0/tcp/0 for a free port, or stop the other program"
         }
+        StartError::Mdns(_) => "the same without --mdns",
         StartError::Listen { .. } => "--listen with an address of this machine",
         StartError::Noise(_) | StartError::Dns(_) => "--bootstrap with numbers instead of names",
     };

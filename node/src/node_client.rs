@@ -72,6 +72,19 @@ impl NodeClient {
         self.get("/taimatsu/v1/reputation", peer.map(|peer| ("peer", peer))).await
     }
 
+    /// Who hosts which blocks of a model.
+    pub(crate) async fn map(&self, model: &str) -> Result<Value, Failure> {
+        let sent = self.http.get(self.url("/taimatsu/v1/map")).query(&[("model", model)]);
+        let reply = self.checked(sent.send().await).await?;
+        reply.json().await.map_err(|error| self.broken(&error))
+    }
+
+    /// Has it announce something in the DHT, to be looked up from elsewhere.
+    pub(crate) async fn try_dht(&self) -> Result<Value, Failure> {
+        let sent = self.http.post(self.url("/taimatsu/v1/try-dht")).send().await;
+        self.checked(sent).await?.json().await.map_err(|error| self.broken(&error))
+    }
+
     /// Receipts of the answers that it asked for.
     pub(crate) async fn receipts(&self, id: Option<&str>) -> Result<Value, Failure> {
         self.get("/taimatsu/v1/receipts", id.map(|id| ("id", id))).await

@@ -1,22 +1,46 @@
-//! Signals that mean "stop": Ctrl-C, and SIGTERM where there is one.
+//! Signals that mean "stop": Ctrl-C, SIGTERM and SIGHUP, where there are such.
 
 /// Completes at the first of them.
 pub(crate) async fn stop() {
-    #[cfg(unix)]
-    {
+    Stops::listen().next().await;
+}
+
+/// All of them from now on, so that a second one counts however soon it comes.
+#[cfg(unix)]
+pub(crate) struct Stops(Vec<tokio::signal::unix::Signal>);
+
+#[cfg(unix)]
+impl Stops {
+    /// Begins to listen. A signal that cannot be heard ends the process, as it would by itself.
+    pub(crate) fn listen() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
-        let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-            return std::future::pending().await;
-        };
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        Self(kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect())
     }
-    #[cfg(not(unix))]
-    let _ = tokio::signal::ctrl_c().await;
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) {
+        if self.0.is_empty() {
+            return std::future::pending().await;
+        }
+        let all = self.0.iter_mut().map(|signal| Box::pin(signal.recv()));
+        futures::future::select_all(all).await;
+    }
+}
+
+/// Ctrl-C, from now on.
+#[cfg(not(unix))]
+pub(crate) struct Stops;
+
+#[cfg(not(unix))]
+impl Stops {
+    /// Begins to listen.
+    pub(crate) fn listen() -> Self {
+        Self
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
 }

@@ -7,12 +7,14 @@ use std::time::Instant;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
-use taimatsu_network::Network;
+use taimatsu_network::{Network, ProviderKey};
+use taimatsu_protocol::PeerId;
 use taimatsu_protocol::opening::MAX_TOP;
 use tokio::sync::watch;
 
 use crate::answering;
 use crate::driver::chain_run::Caller;
+use crate::driver::clock::Clock;
 use crate::driver::judge::{Coverage, Judge};
 use crate::driver::serving::Hosted;
 use crate::driver::{blobs, directory};
@@ -23,6 +25,7 @@ use crate::ledger::Ledger;
 use crate::library::{self, KnownModel, Library};
 use crate::question::{Prepared, prepare, score_task};
 use crate::remembered;
+use crate::swarm_map;
 use crate::swarm_source::SwarmSource;
 use crate::worker::Worker;
 
@@ -37,6 +40,8 @@ pub(crate) struct SwarmEngine {
     pub(crate) swarm_name: String,
     /// Who may see a question, at most.
     pub(crate) privacy: Privacy,
+    /// Peers that the owner trusts to read what is asked.
+    pub(crate) trusted: Arc<[PeerId]>,
 }
 
 impl Engine for SwarmEngine {
@@ -107,6 +112,28 @@ impl Engine for SwarmEngine {
     fn status(&self) -> BoxFuture<'_, Value> {
         self.status_json().boxed()
     }
+
+    fn map(&self, model: String) -> BoxFuture<'_, Result<Value, EngineError>> {
+        self.map_json(model).boxed()
+    }
+
+    fn try_dht(&self) -> BoxFuture<'_, Value> {
+        async move {
+            let Caller { network, swarm, .. } = &self.caller;
+            let nonce = crate::entropy::bytes::<32>();
+            let key = ProviderKey::trial(*swarm, nonce);
+            let announced = network.provide(key).await;
+            network.stop_providing(key).await;
+            json!({
+                "schema_version": 1,
+                "nonce": nonce.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+                "announced": announced.is_ok(),
+                "error": announced.err().map(|error| error.to_string()),
+                "dht_peers": network.status().await.dht_peers,
+            })
+        }
+        .boxed()
+    }
 }
 
 impl SwarmEngine {
@@ -131,6 +158,28 @@ impl SwarmEngine {
         self.hosted.borrow().iter().find(whole).map(|hosted| hosted.worker.clone())
     }
 
+    async fn map_json(&self, reference: String) -> Result<Value, EngineError> {
+        let id = match library::id_of(&reference) {
+            Some(id) => id,
+            // Only what is here has a name that is not the catalogue's.
+            None => self.resolve(&reference).await?.id,
+        };
+        let coverage = self.judge.coverage().await;
+        let Some(found) = coverage.into_iter().find(|model| model.model == id) else {
+            return Err(EngineError::NoHost { model: reference });
+        };
+        let status = self.caller.network.status().await;
+        let view = swarm_map::View {
+            me: self.caller.network.peer_id(),
+            name: library::canonical(&id).unwrap_or(reference),
+            now: Clock::wall(),
+            rtts: status.peers.iter().filter_map(|peer| Some((peer.peer, peer.rtt?))).collect(),
+            hosted: &self.hosted.borrow().clone(),
+            trusted: &self.trusted,
+        };
+        Ok(view.map(&found))
+    }
+
     async fn status_json(&self) -> Value {
         let network: &Network = &self.caller.network;
         let status = network.status().await;
@@ -152,6 +201,7 @@ impl SwarmEngine {
                 "peer": peer.peer.to_string(),
                 "addresses": peer.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+                "direct": peer.addresses.iter().any(taimatsu_network::is_direct),
             })).collect::<Vec<_>>(),
             "hosting": hosted.iter().map(|hosted| json!({
                 "model": hosted.model.to_string(),
@@ -162,6 +212,8 @@ impl SwarmEngine {
                 "prefill_per_second": hosted.worker.prefill_rate(),
                 "computed_positions": hosted.worker.computed(),
             })).collect::<Vec<_>>(),
+            "upload": {"bytes": status.uploaded, "waits": status.upload_waits},
+            "ignored_announcements": self.judge.not_in_force().await,
             "sessions": self.judge.sessions().await,
             "models": models.iter().map(|model| json!({
                 "name": model.name,
@@ -192,7 +244,7 @@ fn states(
             blocks: Some(model.blocks),
             ready: model.missing.is_empty(),
             missing: model.missing.clone(),
-            hosts: model.spans.iter().map(|(host, _)| host).collect::<BTreeSet<_>>().len() as u32,
+            hosts: model.spans.iter().map(|span| span.host).collect::<BTreeSet<_>>().len() as u32,
         })
         .collect();
     for (_, id) in stored {

@@ -38,6 +38,10 @@ pub fn command(program: &Path) -> Command {
             command.env_remove(name);
         }
     }
+    // Nor with anybody's file.
+    let nowhere = std::env::temp_dir().join("taimatsu-test-no-config");
+    command.env("XDG_CONFIG_HOME", &nowhere);
+    command.env("TAIMATSU_SYSTEM_CONFIG", nowhere.join("system.toml"));
     command
 }
 
@@ -83,6 +87,8 @@ impl Machine {
         let mut command = command(&self.program);
         command.args(args);
         command.env("TAIMATSU_HOME", self.home()).env("TAIMATSU_MODELS", self.models());
+        command.env("XDG_CONFIG_HOME", self.path("config"));
+        command.env("TAIMATSU_SYSTEM_CONFIG", self.path("system.toml"));
         command
     }
 
@@ -257,16 +263,23 @@ impl Said {
     }
 
     /// Sees that it was refused as the house refuses: with this exit code, nothing on stdout, at
-    /// most four lines on stderr, a next step among them, and these words.
+    /// most four lines on stderr (with `--json`: one object), a next step among them, and these
+    /// words.
     ///
     /// # Panics
     /// It was not.
     pub fn is_refused(&self, code: i32, words: &[&str]) {
         assert_eq!(self.status.code(), Some(code), "{self:?}");
         assert_eq!(self.out, "", "{self:?}");
+        if self.err.starts_with('{') {
+            let told: Value = serde_json::from_str(&self.err).expect("stderr is JSON");
+            assert_eq!(told["error"]["exit_code"], code, "{self:?}");
+            assert!(told["error"]["try"].is_string(), "{self:?}");
+        }
         let lines: Vec<&str> = self.err.lines().collect();
-        assert!(lines.len() <= 4 && lines[0].starts_with("error: "), "{self:?}");
-        assert!(lines.iter().any(|line| line.starts_with("  try:   ")), "{self:?}");
+        let json = self.err.starts_with('{') && lines.len() == 1;
+        assert!(json || lines.len() <= 4 && lines[0].starts_with("error: "), "{self:?}");
+        assert!(json || lines.iter().any(|line| line.starts_with("  try:   ")), "{self:?}");
         for word in words {
             assert!(self.err.contains(word), "no `{word}` in {}", self.err);
         }

@@ -137,6 +137,11 @@ impl Member {
         signal(name, &self.pid().to_string());
     }
 
+    /// The next line that it says to people in which `word` stands.
+    pub fn err_line(&mut self, word: &str) -> String {
+        self.running.err_line(word)
+    }
+
     /// Waits for its end.
     #[must_use]
     pub fn said(self) -> Said {

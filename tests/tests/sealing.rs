@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -83,10 +83,9 @@ impl Chain {
                 listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
                 bootstrap: door,
                 max_sessions: 4,
-                privacy: Privacy::Anyone,
-                trusted: BTreeSet::new(),
                 models: models.to_owned(),
                 home: home.path().to_owned(),
+                owner: taimatsu::node::Owner::default(),
                 tap: Some(ear.clone()),
             })
             .await

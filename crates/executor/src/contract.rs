@@ -157,6 +157,9 @@ pub enum ExecutorError {
         /// Block after which it was seen; `None` in the input, the model's block count in logits.
         block: Option<u32>,
     },
+    /// The file of the weights was shortened since they were loaded.
+    #[error("the model's file was cut short under this executor; load it again")]
+    FileCut,
     /// Another kind of model.
     #[error("architecture `{0}` is not supported; this executor runs `llama`")]
     UnsupportedArchitecture(String),

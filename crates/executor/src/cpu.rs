@@ -33,6 +33,24 @@ pub struct ExecutorLimits {
     pub threads: usize,
 }
 
+/// Threads that compute; several executors may share them, so that an owner's limit holds for all.
+#[derive(Debug, Clone)]
+pub struct Threads(Arc<rayon::ThreadPool>);
+
+impl Threads {
+    /// So many threads, at least one.
+    ///
+    /// # Errors
+    /// The system has none to give.
+    pub fn start(number: usize) -> Result<Self, ExecutorError> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(number.max(1))
+            .thread_name(|index| format!("executor-{index}"))
+            .build();
+        pool.map(|pool| Self(Arc::new(pool))).map_err(|_| ExecutorError::Threads(number))
+    }
+}
+
 /// Runs a span of a Llama-architecture GGUF file on the CPU.
 ///
 /// Weights stay in the mapped file: processes that run spans of one file share its pages, and
@@ -40,7 +58,8 @@ pub struct ExecutorLimits {
 pub struct CpuExecutor {
     span: Span,
     shape: ModelShape,
-    pool: rayon::ThreadPool,
+    threads: Threads,
+    file: Arc<GgufFile>,
     engine: Engine,
 }
 
@@ -73,6 +92,20 @@ impl CpuExecutor {
         span: Span,
         limits: ExecutorLimits,
     ) -> Result<Self, ExecutorError> {
+        Self::load_on(&Threads::start(limits.threads)?, file, manifest, span, limits.kv_positions)
+    }
+
+    /// [`load`](Self::load), to compute on threads that there are already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_on(
+        threads: &Threads,
+        file: &Arc<GgufFile>,
+        manifest: &Manifest,
+        span: Span,
+        kv_positions: u32,
+    ) -> Result<Self, ExecutorError> {
         let (shape, dims) = load::dimensions(manifest)?;
         if span.blocks().end > shape.blocks || (span.head && span.blocks().end != shape.blocks) {
             return Err(ExecutorError::BadShape("the span does not fit the model"));
@@ -83,11 +116,6 @@ impl CpuExecutor {
         let blocks: Vec<Block> =
             span.blocks().map(|index| weights.block(&dims, index)).collect::<Result<_, _>>()?;
         let kv = KvDims { blocks: blocks.len(), heads: dims.kv_heads, head: dims.head };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(limits.threads.max(1))
-            .thread_name(|index| format!("executor-{index}"))
-            .build()
-            .map_err(|_| ExecutorError::Threads(limits.threads))?;
         let engine = Engine {
             dims,
             first_block: span.blocks().start,
@@ -95,9 +123,9 @@ impl CpuExecutor {
             embedding,
             blocks,
             head,
-            kv: KvStore::new(kv, limits.kv_positions),
+            kv: KvStore::new(kv, kv_positions),
         };
-        Ok(Self { span, shape, pool, engine })
+        Ok(Self { span, shape, threads: threads.clone(), file: file.clone(), engine })
     }
 }
 
@@ -140,8 +168,11 @@ impl LayerExecutor for CpuExecutor {
     }
 
     fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>> {
+        if !self.file.is_whole() {
+            return batch.iter().map(|_| Err(ExecutorError::FileCut)).collect();
+        }
         let engine = &mut self.engine;
-        self.pool.install(|| engine.step(batch))
+        self.threads.0.install(|| engine.step(batch))
     }
 }
 

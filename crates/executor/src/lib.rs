@@ -29,6 +29,6 @@ mod echo;
 mod sampler;
 
 pub use contract::{ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want, Work};
-pub use cpu::{CpuExecutor, ExecutorLimits};
+pub use cpu::{CpuExecutor, ExecutorLimits, Threads};
 pub use echo::EchoExecutor;
 pub use sampler::{History, Sampler, log_softmax_top, logprob_of};

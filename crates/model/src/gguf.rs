@@ -136,14 +136,15 @@ struct TensorInfo {
 
 #[derive(Debug)]
 enum Data {
-    Mapped(Mmap),
+    /// The file is held to see whether somebody shortens it.
+    Mapped(Mmap, File),
     Owned(Vec<u8>),
 }
 
 impl Data {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Mapped(map, _) => map,
             Self::Owned(bytes) => bytes,
         }
     }
@@ -160,7 +161,19 @@ impl GgufFile {
         // SAFETY: the mapping is read-only. A file that another process shortens meanwhile raises
         // SIGBUS; files of the store are never written again after their rename into place.
         let map = unsafe { Mmap::map(&file)? };
-        Self::parse(Data::Mapped(map))
+        Self::parse(Data::Mapped(map, file))
+    }
+
+    /// Whether the file under the map is as long as it was: reading one that was shortened ends
+    /// the process.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        match &self.data {
+            Data::Mapped(map, file) => {
+                file.metadata().is_ok_and(|about| about.len() >= map.len() as u64)
+            }
+            Data::Owned(_) => true,
+        }
     }
 
     /// Reads a file from memory.

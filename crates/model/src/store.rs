@@ -29,7 +29,8 @@ mod files;
 mod index;
 mod place;
 
-pub use error::StoreError;
+pub use error::{Damage, StoreError};
+pub use files::sha256_of;
 pub(crate) use files::{Scratch, file_error, write_hashed};
 pub use index::{Listed, Names};
 pub use place::{default_dir, dir_from_environment};
@@ -132,6 +133,10 @@ impl Store {
         if path.is_file() {
             return self.in_place(path);
         }
+        if let Some(record) = self.index()?.find(reference) {
+            let path = self.gguf_path(&record.sha256);
+            return Err(StoreError::Damaged { path, source: Damage::Gone });
+        }
         if reference.contains(std::path::MAIN_SEPARATOR) || reference.ends_with(".gguf") {
             return open_gguf(path).and_then(|_| self.in_place(path));
         }
@@ -149,11 +154,19 @@ impl Store {
         if !path.is_file() {
             return Ok(None);
         }
+        let damaged = |source| StoreError::Damaged { path: path.clone(), source };
+        let actual = fs::metadata(&path).map_err(file_error("read", &path))?.len();
+        if actual != record.bytes {
+            return Err(damaged(Damage::Length { actual, expected: record.bytes }));
+        }
         let id: ModelId = record.id.parse()?;
         let model = match self.stored_blobs(id)? {
             Some(blobs) => blobs,
             None => derive(&path)?,
         };
+        if model.id != id {
+            return Err(damaged(Damage::Other(model.id)));
+        }
         Ok(Some(StoredModel {
             names: record.names.clone(),
             bytes: record.bytes,

@@ -22,6 +22,12 @@ pub(crate) fn is_dialable(address: &Multiaddr) -> bool {
     ip(address).is_none_or(|ip| !ip.is_unspecified())
 }
 
+/// Whether nobody stands between: the address leads to the peer, and not to one that relays.
+#[must_use]
+pub fn is_direct(address: &Multiaddr) -> bool {
+    !address.iter().any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
 /// Whether a name stands in it.
 pub(crate) fn has_name(address: &Multiaddr) -> bool {
     address.iter().any(|part| {

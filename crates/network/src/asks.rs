@@ -13,10 +13,13 @@ use crate::behaviour::ASK_DEADLINE;
 use crate::errors::{AskError, OpenError};
 use crate::event_loop::{EventLoop, Incoming};
 use crate::frames::{FrameError, read_one, write_one};
+use crate::pace::Pace;
 
 /// Reads and writes opaque questions and answers, each bounded before it is read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct AskCodec;
+#[derive(Debug, Clone)]
+pub(crate) struct AskCodec {
+    pub(crate) pace: Pace,
+}
 
 impl Codec for AskCodec {
     type Protocol = StreamProtocol;
@@ -46,7 +49,7 @@ impl Codec for AskCodec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_one(io, &query, MAX_QUERY).await.map_err(into_io)
+        write_one(io, &query, MAX_QUERY, &self.pace).await.map_err(into_io)
     }
 
     async fn write_response<T>(
@@ -58,7 +61,7 @@ impl Codec for AskCodec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_one(io, &answer, MAX_ANSWER).await.map_err(into_io)
+        write_one(io, &answer, MAX_ANSWER, &self.pace).await.map_err(into_io)
     }
 }
 

@@ -9,9 +9,10 @@ use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Mode, StoreInserts};
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    StreamProtocol, Swarm, SwarmBuilder, identify, memory_connection_limits, noise, ping, quic,
-    tcp, yamux,
+    StreamProtocol, Swarm, SwarmBuilder, identify, mdns, memory_connection_limits, noise, ping,
+    quic, tcp, yamux,
 };
 use taimatsu_protocol::SwarmId;
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ use crate::asks::AskCodec;
 use crate::config::{NetworkConfig, StartError};
 use crate::event_loop::Incoming;
 use crate::frames::StreamKind;
+use crate::pace::Pace;
 use crate::quic_second::QuicSecond;
 use crate::record_store::{ProviderStore, StoreBounds};
 use crate::streams::Streams;
@@ -35,10 +37,12 @@ pub(crate) struct Behaviour {
     pub(crate) kad: kad::Behaviour<ProviderStore>,
     pub(crate) asks: request_response::Behaviour<AskCodec>,
     pub(crate) streams: Streams,
+    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
 impl Behaviour {
-    fn new(key: &Keypair, config: &NetworkConfig, incoming: mpsc::Sender<Incoming>) -> Self {
+    fn new(key: &Keypair, config: &NetworkConfig, parts: Parts) -> Self {
+        let Parts { incoming, pace, mdns } = parts;
         let (limits, swarm) = (&config.limits, config.swarm);
         let me = key.public().to_peer_id();
         let connections = ConnectionLimits::default()
@@ -60,7 +64,7 @@ impl Behaviour {
             ),
             kad: kademlia(me, config),
             asks: request_response::Behaviour::with_codec(
-                AskCodec,
+                AskCodec { pace: pace.clone() },
                 [(query, ProtocolSupport::Full)],
                 request_response::Config::default()
                     .with_request_timeout(ASK_DEADLINE)
@@ -69,10 +73,19 @@ impl Behaviour {
             streams: Streams::new(
                 |kind| name(swarm, stream_word(kind)),
                 incoming,
+                pace,
                 config.tap.clone(),
             ),
+            mdns: mdns.into(),
         }
     }
+}
+
+/// What the behaviours are made of, beside the configuration.
+struct Parts {
+    incoming: mpsc::Sender<Incoming>,
+    pace: Pace,
+    mdns: Option<mdns::tokio::Behaviour>,
 }
 
 /// The identity that peers of one swarm show each other.
@@ -90,7 +103,11 @@ pub(crate) fn build(
     key: Keypair,
     config: &NetworkConfig,
     incoming: mpsc::Sender<Incoming>,
+    pace: Pace,
 ) -> Result<Swarm<Behaviour>, StartError> {
+    let me = key.public().to_peer_id();
+    let mdns = config.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me));
+    let parts = Parts { incoming, pace, mdns: mdns.transpose().map_err(StartError::Mdns)? };
     let muxer = || {
         let mut muxer = yamux::Config::default();
         muxer.set_max_num_streams(STREAMS_PER_CONNECTION);
@@ -101,7 +118,7 @@ pub(crate) fn build(
         .with_tcp(tcp::Config::new().nodelay(true), noise::Config::new, muxer)?
         .with_other_transport(|key| QuicSecond(quic::tokio::Transport::new(quic::Config::new(key))))
         .unwrap_or_else(|never| match never {});
-    let behaviour = |key: &Keypair| Behaviour::new(key, config, incoming);
+    let behaviour = |key: &Keypair| Behaviour::new(key, config, parts);
     let tune = |swarm: libp2p::swarm::Config| {
         swarm
             .with_idle_connection_timeout(IDLE_TIMEOUT)

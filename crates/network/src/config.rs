@@ -20,6 +20,10 @@ pub struct NetworkConfig {
     pub listen: Vec<Multiaddr>,
     /// Whom to dial first, until reached; with or without `/p2p/…`.
     pub bootstrap: Vec<Multiaddr>,
+    /// Peers that were good before: tried beside those, until enough are met.
+    pub remembered: Vec<Multiaddr>,
+    /// Whether nodes of this local network are looked for by multicast, and told of this one.
+    pub mdns: bool,
     /// Whether this node keeps a part of the DHT: so does whoever can be dialled.
     pub dht_server: bool,
     /// Bounds on what peers may take.
@@ -34,6 +38,8 @@ impl fmt::Debug for NetworkConfig {
             .field("swarm", &self.swarm)
             .field("listen", &self.listen)
             .field("bootstrap", &self.bootstrap)
+            .field("remembered", &self.remembered)
+            .field("mdns", &self.mdns)
             .field("dht_server", &self.dht_server)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
@@ -55,6 +61,8 @@ pub struct Limits {
     /// Streams and queries that wait in [`Incoming`](crate::Incoming); when full, the newest is
     /// dropped and its peer sees it close.
     pub waiting: usize,
+    /// Bytes that streams and answers may take of the upload in a second; none: as many as go.
+    pub upload_per_second: Option<u64>,
 }
 
 impl Default for Limits {
@@ -65,6 +73,7 @@ impl Default for Limits {
             pending_incoming: 32,
             memory_share: 0.9,
             waiting: 64,
+            upload_per_second: None,
         }
     }
 }
@@ -89,6 +98,9 @@ pub enum StartError {
     /// Noise could not be set up for the key.
     #[error("the node's key cannot authenticate connections; make a new one: {0}")]
     Noise(#[from] libp2p::noise::Error),
+    /// This machine's network interfaces cannot be watched, so nobody can be found by multicast.
+    #[error("cannot look for nodes of the local network: {0}")]
+    Mdns(io::Error),
     /// A bootstrap address is a name, and this machine resolves none.
     #[error("names cannot be resolved here; give bootstrap addresses as numbers: {0}")]
     Dns(io::Error),

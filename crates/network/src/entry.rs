@@ -1,5 +1,6 @@
 //! Into the swarm: bootstrap addresses are dialled until each was reached, then visited now and
-//! then, and at once whenever this node knows nobody.
+//! then, and at once whenever this node knows nobody. Addresses of peers that were good before are
+//! tried beside them, a few at a time, until enough peers are met.
 //!
 //! The visits are for the others: a bootstrap node that was started anew knows nobody, and would
 //! lead newcomers into an empty swarm beside the full one.
@@ -13,11 +14,15 @@ use libp2p::{Multiaddr, PeerId};
 #[derive(Debug)]
 pub(crate) struct Entry {
     points: Vec<Point>,
+    /// Peers of this swarm that were met since this node last knew nobody; at most [`ENOUGH`].
+    met: Vec<PeerId>,
 }
 
 #[derive(Debug)]
 struct Point {
     address: Multiaddr,
+    /// Of a peer that was good before; else a bootstrap address.
+    remembered: bool,
     state: State,
     /// The wait after the next failure.
     backoff: Duration,
@@ -33,29 +38,36 @@ enum State {
     Connected(PeerId),
     /// Reached before; to be visited then, or at once when nobody else is known.
     Resting(Instant),
+    /// Not needed, unless nobody else is known.
+    Spare,
     /// An address of this very node.
     Never,
 }
 
 impl Entry {
-    pub(crate) fn new(addresses: &[Multiaddr], now: Instant) -> Self {
-        let points = addresses.iter().map(|address| Point {
+    pub(crate) fn new(bootstrap: &[Multiaddr], remembered: &[Multiaddr], now: Instant) -> Self {
+        let point = |address: &Multiaddr, remembered, due| Point {
             address: address.clone(),
-            state: State::Due(now),
+            remembered,
+            state: State::Due(due),
             backoff: FIRST_BACKOFF,
             reached: false,
-        });
-        Self { points: points.collect() }
+        };
+        let later = |number: usize| now + ROUND * u32::try_from(number / AT_ONCE).unwrap_or(0);
+        let given = bootstrap.iter().map(|address| point(address, false, now));
+        let old = remembered.iter().enumerate();
+        let old = old.map(|(number, address)| point(address, true, later(number)));
+        Self { points: given.chain(old).collect(), met: Vec::new() }
     }
 
-    /// How many addresses there are.
+    /// How many bootstrap addresses there are.
     pub(crate) fn len(&self) -> usize {
-        self.points.len()
+        self.points.iter().filter(|point| !point.remembered).count()
     }
 
-    /// Whether any was ever reached.
+    /// Whether any bootstrap address was ever reached.
     pub(crate) fn reached(&self) -> bool {
-        self.points.iter().any(|point| point.reached)
+        self.points.iter().any(|point| point.reached && !point.remembered)
     }
 
     /// When the next dial is due.
@@ -107,13 +119,21 @@ impl Entry {
         for point in self.points.iter_mut().filter(|p| p.state == State::Connected(peer)) {
             (point.reached, point.backoff) = (true, FIRST_BACKOFF);
         }
+        if self.met.len() < ENOUGH && !self.met.contains(&peer) {
+            self.met.push(peer);
+        }
+        if self.met.len() >= ENOUGH {
+            let waiting = |p: &&mut Point| p.remembered && matches!(p.state, State::Due(_));
+            self.points.iter_mut().filter(waiting).for_each(|point| point.state = State::Spare);
+        }
     }
 
     /// The last connection to a peer ended.
     pub(crate) fn disconnected(&mut self, peer: PeerId, now: Instant) {
         for point in self.points.iter_mut().filter(|p| p.state == State::Connected(peer)) {
             if point.reached {
-                point.state = State::Resting(now + VISIT_EVERY);
+                let rest = State::Resting(now + VISIT_EVERY);
+                point.state = if point.remembered { State::Spare } else { rest };
             } else {
                 point.fail(now);
             }
@@ -122,9 +142,9 @@ impl Entry {
 
     /// This node knows nobody any more.
     pub(crate) fn alone(&mut self, now: Instant) {
-        for point in self.points.iter_mut().filter(|p| matches!(p.state, State::Resting(_))) {
-            point.fail(now);
-        }
+        self.met.clear();
+        let idle = |p: &&mut Point| matches!(p.state, State::Resting(_) | State::Spare);
+        self.points.iter_mut().filter(idle).for_each(|point| point.fail(now));
     }
 }
 
@@ -138,7 +158,8 @@ impl Point {
 
     fn fail(&mut self, now: Instant) {
         self.state = State::Due(now + self.backoff);
-        self.backoff = (self.backoff * 2).min(LAST_BACKOFF);
+        let most = if self.remembered { LAST_BACKOFF_REMEMBERED } else { LAST_BACKOFF };
+        self.backoff = (self.backoff * 2).min(most);
     }
 }
 
@@ -147,6 +168,17 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 
 /// A bootstrap node that is down for a day is found again within half a minute.
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A peer that was good once owes nobody to be there.
+const LAST_BACKOFF_REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Remembered addresses that are dialled at once, and the time until the next are.
+const AT_ONCE: usize = 16;
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Peers that make the other remembered addresses needless: one may be as lost as this node, three
+/// will hardly be.
+const ENOUGH: usize = 3;
 
 /// Idle connections close after a minute, so each node costs every bootstrap node a handshake
 /// in three minutes.
@@ -158,7 +190,7 @@ mod tests {
 
     fn entry() -> (Entry, Instant) {
         let now = Instant::now();
-        (Entry::new(&["/ip4/127.0.0.1/tcp/1".parse().unwrap()], now), now)
+        (Entry::new(&["/ip4/127.0.0.1/tcp/1".parse().unwrap()], &[], now), now)
     }
 
     #[test]
@@ -192,6 +224,47 @@ mod tests {
         entry.connected(connection, peer);
         entry.disconnected(peer, now);
         assert!(!entry.reached() && entry.next_due().is_some());
+    }
+
+    #[test]
+    fn remembered_addresses_are_tried_until_enough_are_met() {
+        let now = Instant::now();
+        let old: Vec<Multiaddr> =
+            (1..=40).map(|port| format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()).collect();
+        let mut entry = Entry::new(&[], &old, now);
+        let mut dialled = Vec::new();
+        while let Some((at, _)) = entry.due(now) {
+            let connection = ConnectionId::new_unchecked(at);
+            entry.dialling(at, connection);
+            dialled.push(connection);
+        }
+        assert_eq!(dialled.len(), AT_ONCE, "the others a little later");
+        let peers: Vec<PeerId> = (0..ENOUGH).map(|_| PeerId::random()).collect();
+        for (connection, peer) in dialled.iter().zip(&peers) {
+            entry.connected(*connection, *peer);
+            entry.identified(*peer);
+            entry.identified(*peer);
+        }
+        for connection in &dialled[ENOUGH..] {
+            entry.failed(*connection, false, now);
+        }
+        let due = now + Duration::from_secs(3_600);
+        assert_eq!((entry.len(), entry.reached()), (0, false), "none is a bootstrap address");
+        // Those that failed come again, seldom; those that were not tried do not.
+        let again = std::iter::from_fn(|| {
+            let (at, _) = entry.due(due)?;
+            entry.is_myself(at);
+            Some(at)
+        });
+        assert!(again.collect::<Vec<_>>().iter().all(|at| *at < AT_ONCE));
+        for peer in &peers {
+            entry.disconnected(*peer, now);
+        }
+        assert_eq!(entry.next_due(), None);
+        entry.alone(now);
+        let back = entry.due(due).map(|(at, _)| at);
+        assert_eq!(back, Some(0), "whoever was good before comes first");
+        assert!(entry.next_due().unwrap() > now);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::request_response::OutboundRequestId;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, identify, ping};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, identify, mdns, ping};
 use taimatsu_protocol as protocol;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -24,6 +24,9 @@ use crate::errors::{AskError, DiscoveryError};
 use crate::frames::{FrameReader, FrameWriter, StreamKind};
 use crate::handle::{NetworkStatus, PeerStatus};
 use crate::keys::ProviderKey;
+use crate::listen::Event;
+use crate::neighbour::{Link, Neighbour};
+use crate::pace::Pace;
 use crate::reach::{Reach, Wish};
 
 /// What a peer began of its own accord. `peer` is who the handshake proved it to be.
@@ -36,7 +39,7 @@ pub enum Incoming {
         /// What for.
         kind: StreamKind,
         /// Its frames.
-        reader: FrameReader,
+        reader: Box<FrameReader>,
         /// The way back.
         writer: FrameWriter,
     },
@@ -76,29 +79,19 @@ pub(crate) struct EventLoop {
     commands: mpsc::Receiver<Command>,
     version: String,
     kad_name: StreamProtocol,
+    pace: Pace,
+    early: Vec<Event>,
     neighbours: HashMap<PeerId, Neighbour>,
-}
-
-/// A connected peer.
-#[derive(Default)]
-struct Neighbour {
-    links: Vec<Link>,
-    /// It proved to be of this swarm.
-    identified: bool,
-}
-
-/// One connection.
-struct Link {
-    id: ConnectionId,
-    address: Multiaddr,
-    rtt: Option<Duration>,
-    failed_pings: u32,
 }
 
 /// What the loop is made of at the start.
 pub(crate) struct Parts {
     pub(crate) swarm: Swarm<Behaviour>,
+    /// What happened before the loop ran.
+    pub(crate) early: Vec<Event>,
     pub(crate) bootstrap: Vec<Multiaddr>,
+    pub(crate) remembered: Vec<Multiaddr>,
+    pub(crate) pace: Pace,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) incoming: mpsc::Sender<Incoming>,
     pub(crate) dht_peers: watch::Sender<usize>,
@@ -109,9 +102,8 @@ pub(crate) struct Parts {
 impl EventLoop {
     pub(crate) fn new(parts: Parts) -> Self {
         let now = Instant::now();
-        let Parts { mut swarm, bootstrap, commands, incoming, dht_peers, version, kad_name } =
-            parts;
-        for address in &bootstrap {
+        let Parts { mut swarm, early, bootstrap, remembered, pace, .. } = parts;
+        for address in bootstrap.iter().chain(&remembered) {
             // Whoever opens a stream to a bootstrap node need not wait for the DHT.
             if let Some(Protocol::P2p(peer)) = address.iter().last() {
                 swarm.add_peer_address(peer, address.clone());
@@ -119,15 +111,17 @@ impl EventLoop {
         }
         Self {
             swarm,
-            entry: Entry::new(&bootstrap, now),
+            entry: Entry::new(&bootstrap, &remembered, now),
             reach: Reach::default(),
             discovery: Discovery::new(now),
             asks: HashMap::new(),
-            dht_peers,
-            commands,
-            incoming,
-            version,
-            kad_name,
+            dht_peers: parts.dht_peers,
+            commands: parts.commands,
+            incoming: parts.incoming,
+            version: parts.version,
+            kad_name: parts.kad_name,
+            pace,
+            early,
             neighbours: HashMap::new(),
             answers: FuturesUnordered::new(),
         }
@@ -135,6 +129,9 @@ impl EventLoop {
 
     /// Runs until it is told to stop, or the last handle is dropped.
     pub(crate) async fn run(mut self) {
+        for event in std::mem::take(&mut self.early) {
+            self.on_event(event);
+        }
         let done = loop {
             let due = self.entry.next_due().into_iter().chain([self.discovery.next_due()]).min();
             let due = due.unwrap_or_else(Instant::now);
@@ -213,7 +210,7 @@ impl EventLoop {
         }
     }
 
-    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+    fn on_event(&mut self, event: Event) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::NewListenAddr { address, .. } => adopt(&mut self.swarm, address),
@@ -249,7 +246,8 @@ impl EventLoop {
             BehaviourEvent::Ping(event) => self.on_ping(&event),
             BehaviourEvent::Kad(event) => self.on_kad(event),
             BehaviourEvent::Asks(event) => self.on_ask(event),
-            BehaviourEvent::Identify(_) => {}
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_nearby(found),
+            BehaviourEvent::Mdns(mdns::Event::Expired(_)) | BehaviourEvent::Identify(_) => {}
             BehaviourEvent::Limits(never)
             | BehaviourEvent::Memory(never)
             | BehaviourEvent::Streams(never) => match never {},
@@ -258,7 +256,8 @@ impl EventLoop {
 
     fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
         let address = endpoint.get_remote_address().clone();
-        let link = Link { id, address, rtt: None, failed_pings: 0 };
+        let dialled = endpoint.is_dialer();
+        let link = Link { id, address, dialled, rtt: None, failed_pings: 0 };
         self.neighbours.entry(peer).or_default().links.push(link);
         self.entry.connected(id, peer);
         self.reached(peer);
@@ -303,6 +302,7 @@ impl EventLoop {
         neighbour.identified = true;
         let link = neighbour.links.iter().find(|link| link.id == id);
         let kept = worth_keeping(&info.listen_addrs, link.map(|link| &link.address));
+        neighbour.claims.clone_from(&kept);
         let serves_dht = info.protocols.contains(&self.kad_name);
         for address in kept {
             if serves_dht {
@@ -340,11 +340,13 @@ impl EventLoop {
     }
 
     fn status(&mut self) -> NetworkStatus {
-        let peers = self.neighbours.iter().filter_map(|(peer, Neighbour { links, .. })| {
+        let peers = self.neighbours.iter().filter_map(|(peer, neighbour)| {
+            let links = &neighbour.links;
             Some(PeerStatus {
                 peer: ours(*peer)?,
                 addresses: links.iter().map(|link| link.address.clone()).collect(),
                 rtt: links.iter().filter_map(|link| link.rtt).min(),
+                dialable: neighbour.dialable(*peer),
             })
         });
         let mut peers: Vec<_> = peers.collect();
@@ -357,6 +359,8 @@ impl EventLoop {
             dht_peers: *self.dht_peers.borrow(),
             announced_keys: self.discovery.provided(),
             kept_records: self.swarm.behaviour_mut().kad.store_mut().len(),
+            uploaded: self.pace.written(),
+            upload_waits: self.pace.waits(),
         }
     }
 }

@@ -9,6 +9,8 @@ use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, 
 use libp2p::Stream;
 use taimatsu_protocol::PeerId;
 
+use crate::pace::Pace;
+
 /// What a stream is for; each has a protocol name and a bound of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StreamKind {
@@ -122,7 +124,7 @@ impl FrameWriter {
     pub async fn write(&mut self, frame: impl AsRef<[u8]> + Send) -> Result<(), FrameError> {
         assemble(&mut self.buffer, frame.as_ref(), &self.wire)?;
         drop(frame);
-        self.io.write_all(&self.buffer).await?;
+        self.wire.pace.write(&mut self.io, &self.buffer).await?;
         self.io.flush().await?;
         if self.buffer.capacity() > KEPT_BUFFER {
             self.buffer = Vec::new();
@@ -151,11 +153,12 @@ impl fmt::Debug for FrameWriter {
     }
 }
 
-/// Whose stream this is, of which kind, and who listens in.
+/// Whose stream this is, of which kind, how fast it may be written, and who listens in.
 #[derive(Clone)]
 pub(crate) struct Wire {
     pub(crate) peer: PeerId,
     pub(crate) kind: StreamKind,
+    pub(crate) pace: Pace,
     pub(crate) tap: Option<Arc<dyn FrameTap>>,
 }
 
@@ -179,13 +182,18 @@ where
 }
 
 /// Writes one frame of at most `limit` bytes and closes the writing side.
-pub(crate) async fn write_one<W>(io: &mut W, frame: &[u8], limit: usize) -> Result<(), FrameError>
+pub(crate) async fn write_one<W>(
+    io: &mut W,
+    frame: &[u8],
+    limit: usize,
+    pace: &Pace,
+) -> Result<(), FrameError>
 where
     W: AsyncWrite + Unpin + Send,
 {
     let header = header(frame.len(), limit)?;
     io.write_all(&header).await?;
-    io.write_all(frame).await?;
+    pace.write(io, frame).await?;
     io.close().await.map_err(Into::into)
 }
 

@@ -20,6 +20,7 @@ use crate::event_loop::{Command, EventLoop, Incoming, Parts};
 use crate::frames::{FrameReader, FrameWriter, StreamKind};
 use crate::keys::ProviderKey;
 use crate::listen::listen;
+use crate::pace::Pace;
 use crate::reach::Wish;
 use crate::streams::Order;
 
@@ -38,14 +39,18 @@ pub async fn start(
     let key = Keypair::ed25519_from_bytes(*seed).expect("any 32 bytes are an ed25519 seed");
     let peer = ours(key.public().to_peer_id()).expect("the key is ed25519");
     let (incoming, arrivals) = mpsc::channel(config.limits.waiting.max(1));
-    let mut swarm = build(key, &config, incoming.clone())?;
-    listen(&mut swarm, &config.listen).await?;
+    let pace = Pace::new(config.limits.upload_per_second);
+    let mut swarm = build(key, &config, incoming.clone(), pace.clone())?;
+    let early = listen(&mut swarm, &config.listen).await?;
 
     let (sender, commands) = mpsc::channel(COMMANDS);
     let (dht_peers, joined) = watch::channel(0);
     let event_loop = EventLoop::new(Parts {
         swarm,
+        early,
         bootstrap: std::mem::take(&mut config.bootstrap),
+        remembered: std::mem::take(&mut config.remembered),
+        pace,
         commands,
         incoming,
         dht_peers,
@@ -220,6 +225,10 @@ pub struct NetworkStatus {
     pub announced_keys: usize,
     /// Provider records that this node keeps for others.
     pub kept_records: usize,
+    /// Bytes written to streams and in answers since the start.
+    pub uploaded: u64,
+    /// How often something of it waited for the owner's limit.
+    pub upload_waits: u64,
 }
 
 /// A connected peer.
@@ -231,6 +240,9 @@ pub struct PeerStatus {
     pub addresses: Vec<Multiaddr>,
     /// The last ping's round trip; `None` before the first.
     pub rtt: Option<Duration>,
+    /// Where it can be dialled, each with `/p2p/<id>`, likeliest first; empty until it proved to
+    /// be of this swarm.
+    pub dialable: Vec<Multiaddr>,
 }
 
 async fn within<T>(deadline: Duration, exchange: impl Future<Output = T>) -> Option<T> {

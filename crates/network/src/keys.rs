@@ -24,6 +24,15 @@ impl ProviderKey {
         Self(blake3::derive_key(DIRECTORY_DOMAIN, swarm.as_bytes()))
     }
 
+    /// A key that stands for nothing, for trying the DHT; `nonce` is random.
+    #[must_use]
+    pub fn trial(swarm: SwarmId, nonce: [u8; 32]) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key(TRIAL_DOMAIN);
+        hasher.update(swarm.as_bytes());
+        hasher.update(&nonce);
+        Self(*hasher.finalize().as_bytes())
+    }
+
     /// The group that block `block` belongs to.
     #[must_use]
     pub const fn group_of(block: u32) -> u32 {
@@ -46,6 +55,7 @@ impl ProviderKey {
 pub const GROUP: u32 = 8;
 
 const GROUP_DOMAIN: &str = "taimatsu 2026 provider key";
+const TRIAL_DOMAIN: &str = "taimatsu 2026 provider key of a trial";
 const DIRECTORY_DOMAIN: &str = "taimatsu 2026 provider key of the directory";
 
 #[cfg(test)]

@@ -20,6 +20,8 @@
 //!     swarm: SwarmId::named("a club"),
 //!     listen: vec!["/ip4/127.0.0.1/tcp/0".parse().expect("an address")],
 //!     bootstrap,
+//!     remembered: vec![],
+//!     mdns: false,
 //!     dht_server: true,
 //!     limits: Limits::default(),
 //!     tap: None,
@@ -55,11 +57,14 @@ mod frames;
 mod handle;
 mod keys;
 mod listen;
+mod neighbour;
+mod pace;
 mod quic_second;
 mod reach;
 mod record_store;
 mod streams;
 
+pub use addresses::is_direct;
 pub use config::{Limits, NetworkConfig, StartError};
 pub use errors::{AskError, DiscoveryError, OpenError};
 pub use event_loop::Incoming;

@@ -11,15 +11,17 @@ use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, Swarm};
 
 use crate::addresses::is_dialable;
-use crate::behaviour::Behaviour;
+use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::config::StartError;
 use crate::event_loop::adopt;
 
-/// Listens on every address, and returns when each has said where.
+/// Listens on every address, and returns when each has said where; with what else happened
+/// meanwhile, for whoever runs the swarm from then on.
 pub(crate) async fn listen(
     swarm: &mut Swarm<Behaviour>,
     addresses: &[Multiaddr],
-) -> Result<(), StartError> {
+) -> Result<Vec<Event>, StartError> {
+    let mut early = Vec::new();
     for address in addresses {
         probe(address)?;
     }
@@ -43,20 +45,26 @@ pub(crate) async fn listen(
                     return Err(failed(address, reason.err().unwrap_or_else(ended)));
                 }
             }
-            _ => {}
+            other => early.push(other),
         }
     }
     if addresses.iter().any(|address| !is_dialable(address)) {
-        settle(swarm).await;
+        settle(swarm, &mut early).await;
     }
-    Ok(())
+    Ok(early)
 }
 
+/// What a swarm says.
+pub(crate) type Event = SwarmEvent<BehaviourEvent>;
+
 /// The interfaces of an unspecified address are told one after the other.
-async fn settle(swarm: &mut Swarm<Behaviour>) {
-    while let Ok(event) = tokio::time::timeout(SETTLE_TIME, swarm.select_next_some()).await {
-        if let SwarmEvent::NewListenAddr { address, .. } = event {
-            adopt(swarm, address);
+async fn settle(swarm: &mut Swarm<Behaviour>, early: &mut Vec<Event>) {
+    while early.len() < MAX_EARLY
+        && let Ok(event) = tokio::time::timeout(SETTLE_TIME, swarm.select_next_some()).await
+    {
+        match event {
+            SwarmEvent::NewListenAddr { address, .. } => adopt(swarm, address),
+            other => early.push(other),
         }
     }
 }
@@ -86,6 +94,9 @@ fn failed(address: &Multiaddr, source: io::Error) -> StartError {
         StartError::Listen { address, source }
     }
 }
+
+/// Events that may wait for the swarm's own task; then the interfaces that are known must do.
+const MAX_EARLY: usize = 256;
 
 /// Silence after which all interfaces have been told.
 const SETTLE_TIME: Duration = Duration::from_millis(100);

@@ -1,13 +1,13 @@
 //! Reaching a peer: over the connection there is, else by a dial, else by a look-up and a dial.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use libp2p::PeerId;
 use libp2p::swarm::DialError;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
-use crate::addresses::MAX_ADDRESSES;
+use crate::addresses::{MAX_ADDRESSES, worth_keeping};
 use crate::errors::{AskError, OpenError};
 use crate::event_loop::EventLoop;
 use crate::streams::Order;
@@ -74,6 +74,25 @@ impl EventLoop {
         }
     }
 
+    /// Nodes of the local network told where they are. Of other swarms some may be: they are
+    /// dialled and, once they have said so, left.
+    pub(crate) fn on_nearby(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        let mut nearby: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+        for (peer, address) in found {
+            // Multicast comes from this very network: so may an address on it.
+            if nearby.len() < MAX_NEARBY || nearby.contains_key(&peer) {
+                nearby.entry(peer).or_default().push(address);
+            }
+        }
+        for (peer, addresses) in nearby {
+            let addresses = worth_keeping(&addresses, None);
+            if peer != *self.swarm.local_peer_id() && !addresses.is_empty() {
+                tracing::debug!(%peer, "found nearby");
+                self.dial(peer, addresses);
+            }
+        }
+    }
+
     /// A connection to the peer exists now.
     pub(crate) fn reached(&mut self, peer: PeerId) {
         let waiting = self.reach.waiting.remove(&peer);
@@ -98,14 +117,14 @@ impl EventLoop {
     }
 
     /// The DHT said where the peer is, or knew nothing.
-    pub(crate) fn looked_up(&mut self, peer: PeerId, mut addresses: Vec<libp2p::Multiaddr>) {
+    pub(crate) fn looked_up(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) {
         if self.reach.waiting.contains_key(&peer) {
             addresses.truncate(MAX_ADDRESSES);
             self.dial(peer, addresses);
         }
     }
 
-    fn dial(&mut self, peer: PeerId, addresses: Vec<libp2p::Multiaddr>) {
+    fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
             .addresses(addresses)
@@ -149,6 +168,9 @@ fn describe(error: &DialError) -> String {
         other => other.to_string(),
     }
 }
+
+/// Nodes of the local network that are dialled for one round of news.
+const MAX_NEARBY: usize = 32;
 
 /// Peers that may be dialled for somebody at once.
 const MAX_PEERS: usize = 128;

@@ -29,6 +29,7 @@ use crate::addresses::ours;
 use crate::errors::OpenError;
 use crate::event_loop::Incoming;
 use crate::frames::{FrameReader, FrameTap, FrameWriter, StreamKind, Wire, split};
+use crate::pace::Pace;
 
 /// What an opening comes to.
 pub(crate) type Opened = Result<(FrameReader, FrameWriter), OpenError>;
@@ -51,11 +52,12 @@ impl Streams {
     pub(crate) fn new(
         protocol: impl Fn(StreamKind) -> StreamProtocol,
         incoming: mpsc::Sender<Incoming>,
+        pace: Pace,
         tap: Option<Arc<dyn FrameTap>>,
     ) -> Self {
         let names = [StreamKind::Control, StreamKind::Link]
             .map(|kind| Name { kind, protocol: protocol(kind) });
-        let shared = Shared { names, incoming, tap };
+        let shared = Shared { names, incoming, pace, tap };
         Self { shared, connections: HashMap::new(), orders: VecDeque::new() }
     }
 
@@ -150,6 +152,7 @@ impl NetworkBehaviour for Streams {
 struct Shared {
     names: [Name; 2],
     incoming: mpsc::Sender<Incoming>,
+    pace: Pace,
     tap: Option<Arc<dyn FrameTap>>,
 }
 
@@ -162,11 +165,13 @@ pub(crate) struct Handler {
 
 impl Handler {
     fn halves(&self, stream: Stream, kind: StreamKind) -> (FrameReader, FrameWriter) {
-        split(stream, Wire { peer: self.peer, kind, tap: self.shared.tap.clone() })
+        let (pace, tap) = (self.shared.pace.clone(), self.shared.tap.clone());
+        split(stream, Wire { peer: self.peer, kind, pace, tap })
     }
 
     fn accept(&self, stream: Stream, kind: StreamKind) {
         let (reader, writer) = self.halves(stream, kind);
+        let reader = Box::new(reader);
         let incoming = Incoming::Stream { peer: self.peer, kind, reader, writer };
         if self.shared.incoming.try_send(incoming).is_err() {
             tracing::warn!(peer = %self.peer, ?kind, "too many streams wait; dropped the newest");

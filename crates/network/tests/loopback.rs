@@ -24,6 +24,8 @@ fn node(secret: u8, listen: &str, bootstrap: Vec<Multiaddr>) -> NetworkConfig {
         swarm: SwarmId::named("loopback"),
         listen: vec![listen.parse().unwrap()],
         bootstrap,
+        remembered: Vec::new(),
+        mdns: false,
         dht_server: true,
         limits: Limits::default(),
         tap: None,
@@ -39,7 +41,7 @@ async fn stream(
     incoming: &mut Receiver<Incoming>,
 ) -> (PeerId, StreamKind, FrameReader, FrameWriter) {
     match soon(incoming.recv()).await.unwrap() {
-        Incoming::Stream { peer, kind, reader, writer } => (peer, kind, reader, writer),
+        Incoming::Stream { peer, kind, reader, writer } => (peer, kind, *reader, writer),
         Incoming::Query { .. } => panic!("a stream was to come"),
     }
 }
@@ -383,4 +385,108 @@ async fn an_unspecified_address_shows_as_those_of_the_interfaces() {
         let text = address.to_string();
         assert!(!text.contains("0.0.0.0") && text.ends_with(&node.peer_id().to_string()), "{text}");
     }
+}
+
+#[tokio::test]
+async fn what_was_announced_is_told_by_others() {
+    let (host, _incoming, client) = pair(TCP).await;
+    soon(host.joined()).await.unwrap();
+    let key = ProviderKey::trial(SwarmId::named("loopback"), [1; 32]);
+    soon(client.provide(key)).await.unwrap();
+    // From now on only the host knows of it.
+    client.stop_providing(key).await;
+    let config = NetworkConfig { dht_server: false, listen: vec![], ..node(3, TCP, vec![]) };
+    let (asker, _) =
+        start(NetworkConfig { bootstrap: client.addresses().await, ..config }).await.unwrap();
+    soon(asker.joined()).await.unwrap();
+    assert_eq!(soon(asker.providers(key)).await.unwrap(), [client.peer_id()]);
+}
+
+#[tokio::test]
+async fn who_was_good_before_is_found_again_without_a_bootstrap_node() {
+    let (host, _incoming, client) = pair(TCP).await;
+    let known = loop {
+        let status = client.status().await;
+        let known = status.peers.iter().find(|peer| !peer.dialable.is_empty());
+        if let Some(known) = known {
+            break known.dialable.clone();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(known[0].to_string().ends_with(&host.peer_id().to_string()), "{known:?}");
+    client.shutdown().await;
+    let nobody: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+    let config =
+        NetworkConfig { remembered: [vec![nobody], known].concat(), ..node(2, TCP, vec![]) };
+    let (client, _) = start(config).await.unwrap();
+    soon(client.joined()).await.unwrap();
+    let status = client.status().await;
+    assert_eq!((status.bootstrap_addresses, status.bootstrap_reached), (0, false));
+}
+
+#[tokio::test]
+async fn a_limited_writer_gives_all_that_it_has() {
+    let (host, _) = start(node(1, TCP, vec![])).await.unwrap();
+    let limits = Limits { upload_per_second: Some(256 << 10), ..Limits::default() };
+    let config = NetworkConfig { limits, ..node(2, TCP, host.addresses().await) };
+    let (client, mut incoming) = start(config).await.unwrap();
+    soon(client.joined()).await.unwrap();
+    soon(async {
+        while host.status().await.peers.is_empty() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    let (mut reader, _writer) = soon(host.open(client.peer_id(), StreamKind::Link)).await.unwrap();
+    let (_, _, _, mut writer) = stream(&mut incoming).await;
+    let frame: Vec<u8> = (0..200_000_u32).map(|i| (i >> 3) as u8).collect();
+    let sent = frame.clone();
+    let writing = tokio::spawn(async move {
+        for frame in [&sent[..], b"beat", &sent[..]] {
+            writer.write(frame).await.unwrap();
+        }
+        writer
+    });
+    for expected in [&frame[..], b"beat", &frame[..]] {
+        assert_eq!(soon(reader.read()).await.unwrap().unwrap(), expected);
+    }
+    drop(writing.await.unwrap());
+    let status = client.status().await;
+    assert!(status.uploaded >= 400_000, "{}", status.uploaded);
+    assert!(status.upload_waits > 0, "the limit was felt");
+    assert_eq!(host.status().await.upload_waits, 0);
+}
+
+/// Whether a datagram to a group comes back to this machine, over the interface that leads out of
+/// it. Where it does not, nobody can be found by multicast.
+fn multicast_works() -> bool {
+    use std::net::{Ipv4Addr, UdpSocket};
+    let group = Ipv4Addr::new(224, 0, 0, 252);
+    let heard = || -> std::io::Result<bool> {
+        let ear = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        ear.join_multicast_v4(&group, &Ipv4Addr::UNSPECIFIED)?;
+        ear.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let mouth = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        mouth.send_to(b"anybody?", (group, ear.local_addr()?.port()))?;
+        let (_, from) = ear.recv_from(&mut [0; 16])?;
+        Ok(!from.ip().is_loopback())
+    };
+    heard().unwrap_or(false)
+}
+
+#[tokio::test]
+async fn nodes_of_one_network_find_each_other_by_multicast() {
+    let everywhere = "/ip4/0.0.0.0/tcp/0";
+    let nearby = |secret| NetworkConfig { mdns: true, ..node(secret, everywhere, vec![]) };
+    let (first, _) = start(nearby(1)).await.unwrap();
+    let (second, _) = start(nearby(2)).await.unwrap();
+    if multicast_works() {
+        soon(second.joined()).await.unwrap();
+        soon(first.joined()).await.unwrap();
+    } else {
+        // Then it is enough that they run.
+        assert!(!first.addresses().await.is_empty());
+    }
+    first.shutdown().await;
+    second.shutdown().await;
 }

@@ -187,6 +187,37 @@ fn sign_own(announcement: &Announcement) -> Input {
     Input::Signed(Box::new(Verified::sign(announcement.clone(), &key(ME)).unwrap()))
 }
 
+/// The wall clock is an hour slow, or a day fast, of a sudden: what this node says is still dated by
+/// it and newer than before, and others are believed as soon as they are in time again.
+#[test]
+fn a_wall_clock_that_jumps_costs_no_more_than_one_announcement() {
+    for wall in [UnixSeconds(WALL.0 - 3_600), WALL.plus(86_400)] {
+        let mut bench = Bench::new();
+        bench.put(Input::Prekey(prekey(1)));
+        let before = bench.put(Input::Hosting(hosting("0-9")));
+        let before = said(&before)[0].clone();
+        bench.put(sign_own(&before));
+        bench.put(announced(2, announcement(2, "10-29")));
+        bench.wall = wall;
+        let mut after = None;
+        let end = bench.now + ANNOUNCE_EVERY * 2;
+        while let Some(at) = bench.peer.poll_timeout().filter(|at| *at <= end) {
+            assert!(at > bench.now, "a timeout that does not move on");
+            bench.now = at;
+            bench.peer.handle_timeout(at, wall);
+            after = said(&bench.outputs()).last().map(|said| (*said).clone()).or(after);
+        }
+        let after = after.expect("it announces again");
+        assert!(after.sequence > before.sequence);
+        assert_eq!(after.expires, wall.plus(ANNOUNCEMENT_LIFE));
+        let ignored = bench.peer.ignored();
+        let renewed =
+            Announcement { sequence: 2, expires: wall.plus(300), ..announcement(2, "10-29") };
+        bench.put(announced(2, renewed));
+        assert_eq!(bench.peer.ignored(), ignored, "a host that is in time is believed");
+    }
+}
+
 #[test]
 fn announcements_that_are_not_for_us_are_counted_and_ignored() {
     let mut bench = Bench::new();

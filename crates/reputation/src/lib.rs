@@ -115,8 +115,7 @@ impl Reputation {
 
     fn worth_of_miss(&mut self, now: UnixSeconds, peer: PeerId) -> f64 {
         let (many, within) = TOGETHER;
-        self.misses
-            .retain(|(at, who)| now.0.saturating_sub(at.0) <= within.as_secs() && *who != peer);
+        self.misses.retain(|(at, who)| now.0.abs_diff(at.0) <= within.as_secs() && *who != peer);
         self.misses.push_back((now, peer));
         while self.misses.len() > MOST_STANDINGS {
             self.misses.pop_front();
@@ -174,6 +173,28 @@ mod tests {
         assert!((880.0..920.0).contains(&newcomer), "{newcomer}");
         assert!(mean_odds(&reputation, NOW, 1) < 500.0);
         assert!(mean_odds(&reputation, NOW.plus(3 * 86_400), 1) > 880.0);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_forgets_nothing_and_excuses_nobody() {
+        let (mut reputation, ahead) = (Reputation::new(), NOW.plus(86_400));
+        for _ in 0..10 {
+            reputation.add(ahead, peer(1), model(), Evidence::Missed(Miss::Lost));
+        }
+        let at = |reputation: &Reputation, now| {
+            reputation.standing(&peer(1), &model()).unwrap().at(now).1.bad()
+        };
+        let bad = at(&reputation, ahead);
+        for back in [3_600, 86_400, ahead.0] {
+            assert_eq!(at(&reputation, UnixSeconds(ahead.0 - back)), bad);
+        }
+        assert!(at(&reputation, ahead.plus(86_400)) < bad / 8.0);
+        // Three failed a day ahead; who fails now does not fail together with them.
+        reputation.add(ahead, peer(2), model(), Evidence::Missed(Miss::Lost));
+        reputation.add(ahead, peer(3), model(), Evidence::Missed(Miss::Lost));
+        reputation.add(NOW, peer(4), model(), Evidence::Missed(Miss::Lost));
+        let alone = reputation.standing(&peer(4), &model()).unwrap().at(NOW).1.bad();
+        assert_eq!(alone, 1.0);
     }
 
     #[test]

@@ -205,6 +205,9 @@ impl From<EngineError> for ApiError {
             EngineError::PeerTimeout { .. } => {
                 Self::server(StatusCode::GATEWAY_TIMEOUT, "peer_timeout", text)
             }
+            EngineError::Stopping => {
+                Self::server(StatusCode::SERVICE_UNAVAILABLE, "stopping", text)
+            }
             EngineError::Internal(_) => Self::internal(text),
         }
     }
@@ -277,6 +280,7 @@ mod tests {
             (429, "rate_limit_error", "queue_full", Value::Null),
             (502, "server_error", "peer_failed", Value::Null),
             (504, "server_error", "peer_timeout", Value::Null),
+            (503, "server_error", "stopping", Value::Null),
             (500, "server_error", "internal", Value::Null),
         ];
         let errors = fake::every_error();

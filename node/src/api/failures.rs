@@ -37,6 +37,8 @@ enum Kind {
     PeerFailed { peer: String, span: WireSpan, cause: String },
     #[serde(rename = "peer_timeout")]
     PeerTimeout { peer: String, span: WireSpan },
+    #[serde(rename = "stopping")]
+    Stopping,
     #[serde(rename = "internal")]
     Internal { cause: String },
 }
@@ -62,6 +64,7 @@ impl From<EngineError> for WireFailure {
             EngineError::PeerTimeout { peer, span } => {
                 Kind::PeerTimeout { peer, span: WireSpan(span) }
             }
+            EngineError::Stopping => Kind::Stopping,
             EngineError::Internal(cause) => Kind::Internal { cause },
         };
         Self { message, kind }
@@ -86,6 +89,7 @@ impl From<WireFailure> for EngineError {
                 Self::PeerFailed { peer, span: span.0, cause }
             }
             Kind::PeerTimeout { peer, span } => Self::PeerTimeout { peer, span: span.0 },
+            Kind::Stopping => Self::Stopping,
             Kind::Internal { cause } => Self::Internal(cause),
         }
     }

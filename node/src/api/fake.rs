@@ -138,6 +138,16 @@ impl Engine for Fake {
     fn status(&self) -> BoxFuture<'_, Value> {
         Box::pin(async { json!({"peer": "me"}) })
     }
+
+    fn map(&self, model: String) -> BoxFuture<'_, Result<Value, EngineError>> {
+        let known = model == "m";
+        let map = json!({"model": model});
+        Box::pin(async move { if known { Ok(map) } else { Err(EngineError::NoHost { model }) } })
+    }
+
+    fn try_dht(&self) -> BoxFuture<'_, Value> {
+        Box::pin(async { json!({"announced": false}) })
+    }
 }
 
 /// Ids are bytes: 97 is `a`. 0 is a control token.
@@ -232,6 +242,7 @@ pub(crate) fn every_error() -> Vec<EngineError> {
         EngineError::Busy { cause: "no KV".into(), retry_ms: 1500 },
         peer_failed(),
         EngineError::PeerTimeout { peer: "12D3peer".into(), span },
+        EngineError::Stopping,
         EngineError::Internal("out of luck".into()),
     ]
 }

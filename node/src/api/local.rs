@@ -54,6 +54,24 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
     Json(api.engine.status().await)
 }
 
+/// `GET /taimatsu/v1/map?model=`: who hosts which blocks of a model.
+pub(super) async fn map(
+    State(api): State<Api>,
+    Query(asked): Query<BTreeMap<String, String>>,
+) -> Result<Json<Value>, ApiError> {
+    let model = asked.get("model").cloned().unwrap_or_default();
+    let mapped = api.engine.map(model).await;
+    mapped.map(Json).map_err(|error| {
+        let whole = json!(WireFailure::from(error.clone()));
+        ApiError::from(error).with("engine", whole)
+    })
+}
+
+/// `POST /taimatsu/v1/try-dht`.
+pub(super) async fn try_dht(State(api): State<Api>) -> Json<Value> {
+    Json(api.engine.try_dht().await)
+}
+
 /// `GET /taimatsu/v1/reputation`, of all or with `?peer=` of one.
 pub(super) async fn reputation(
     State(api): State<Api>,

@@ -5,7 +5,7 @@ use std::io::Read;
 use serde_json::{Value, json};
 use taimatsu_protocol::Sampling;
 
-use super::{Global, RouteArg, RunArgs, ScoreArgs, client, node};
+use super::{Global, RouteArg, RunArgs, ScoreArgs, client};
 use crate::engine::{
     Event, FinishReason, Finished, HopReport, Message, Privacy, Prompt, Question, RouteReport,
     RouteWish, Score, Scores,
@@ -65,7 +65,7 @@ pub(super) async fn score(global: &Global, args: ScoreArgs) -> Result<(), Failur
 
 async fn score_here(global: &Global, args: &ScoreArgs) -> Result<Scores, Failure> {
     let model = local::ensure_model(global, &args.model).await?;
-    let engine = LocalEngine::new(model.known, node::all_threads());
+    let engine = LocalEngine::new(model.known, global.settings.threads.value as usize);
     Ok(engine.score(args.ids.clone(), args.top as usize).await?)
 }
 
@@ -135,7 +135,7 @@ async fn ask_here(
 ) -> Result<(), Failure> {
     let model = local::ensure_model(global, &question.model).await?;
     model.reference().clone_into(&mut question.model);
-    let engine = LocalEngine::new(model.known, node::all_threads());
+    let engine = LocalEngine::new(model.known, global.settings.threads.value as usize);
     let mut answer = engine.ask(question).await?;
     let mut taken = 0;
     while let Some(event) = answer.events.recv().await {

@@ -1,51 +1,83 @@
-//! Commands that ask the node here: `status`, `version`, and the word for no command at all.
+//! Finding the node here, and the commands that say what there is: `status`, `id`, `version`, and
+//! the word for no command at all.
 
 use clap::CommandFactory;
 use serde_json::{Value, json};
+use taimatsu_protocol::PeerId;
 use taimatsu_protocol::opening::VERSION;
 
 use super::{Cli, Global};
 use crate::api_keys::ApiKeys;
-use crate::config;
+use crate::config::{self, Origin};
 use crate::failure::{Code, Failure};
-use crate::home::note_of;
+use crate::home::{Home, note_of, read_key};
 use crate::node_client::NodeClient;
 use crate::stages::short;
 use crate::stdout::say;
 
-/// The node that commands talk to: the one named by `--api`, else the one of this home, else none.
+/// The node that commands talk to: the one that this call names (`--api`, `TAIMATSU_API`), else the
+/// one of this home, else the one of the file, else none.
 ///
 /// # Errors
-/// One was named, and does not answer: nothing else is done in its place.
+/// This call named one, and it does not answer: nothing else is done in its place.
 pub(super) async fn find_node(global: &Global) -> Result<Option<NodeClient>, Failure> {
-    let address = match &global.api {
-        Some(_) => Some(config::api(global)?),
-        None => note_of(&config::home(global)?).map(|note| note.api),
-    };
+    let api = &global.settings.api;
+    let named = api.origin.is_of_this_call();
+    let noted = || note_of(&config::home(global).ok()?).map(|note| note.api);
+    let filed = || (api.origin != Origin::Default).then_some(api.value);
+    let address = if named { Some(api.value) } else { noted().or_else(filed) };
     let keys = ApiKeys::of(global)?;
     let client = address.and_then(|address| NodeClient::new(address, &keys));
     let Some(client) = client else { return Ok(None) };
     match client.answers().await {
         true => Ok(Some(client)),
-        false if global.api.is_some() => Err(no_node(global)),
+        false if named => Err(no_node(global)),
         false => Ok(None),
     }
 }
 
+/// The node that commands talk to.
+///
+/// # Errors
+/// There is none.
+pub(super) async fn need_node(global: &Global) -> Result<NodeClient, Failure> {
+    find_node(global).await?.ok_or_else(|| no_node(global))
+}
+
 /// No node answers, and the command needs one.
 pub(super) fn no_node(global: &Global) -> Failure {
-    let cause = match &global.api {
-        Some(api) => format!("nothing answers at {api}"),
-        None => "none runs on this home, and no --api was given".into(),
+    let api = &global.settings.api;
+    let cause = match api.origin.is_of_this_call() {
+        true => format!("nothing answers at {}", api.value),
+        false => "none runs on this home, and no --api was given".into(),
     };
     Failure::new(Code::NoNode, "no node is running here")
         .because(cause)
         .try_this("taimatsu up, in another terminal")
 }
 
+/// This home's peer id. Where there is no key yet, it is drawn.
+pub(super) fn id(global: &Global) -> Result<(), Failure> {
+    let home = config::home(global)?;
+    let key = match read_key(&home)? {
+        Some(key) => key,
+        None => Home::take(&home)?.key()?,
+    };
+    let public = ed25519_dalek::SigningKey::from_bytes(&key).verifying_key().to_bytes();
+    let peer = PeerId::from_public_key(public).to_string();
+    if global.json {
+        return say(json!({
+            "schema_version": 1,
+            "peer": peer,
+            "home": home.display().to_string(),
+        }));
+    }
+    say(peer)
+}
+
 /// What the node here is doing.
 pub(super) async fn status(global: &Global) -> Result<(), Failure> {
-    let node = find_node(global).await?.ok_or_else(|| no_node(global))?;
+    let node = need_node(global).await?;
     let status = node.status().await?;
     if global.json {
         say(status)?;
@@ -112,8 +144,13 @@ pub(super) fn version(global: &Global) -> Result<(), Failure> {
 
 /// Without a command: help, and whether a node is running.
 pub(super) async fn help_and_state(global: &Global) -> Result<(), Failure> {
+    let node = find_node(global).await?;
+    if global.json {
+        let api = node.map(|node| node.address().to_string());
+        return say(json!({"schema_version": 1, "running": api.is_some(), "api": api}));
+    }
     let _ = Cli::command().print_help();
-    match find_node(global).await? {
+    match node {
         Some(node) => say(format!("\nA node is running: http://{}/v1", node.address()))?,
         None => say("\nNo node is running here. Try: taimatsu demo")?,
     }

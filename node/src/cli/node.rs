@@ -1,52 +1,54 @@
 //! `taimatsu up`: this machine's node in the foreground; and the demo's processes.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 use taimatsu_bootstrap as bootstrap;
 use taimatsu_executor::ExecutorLimits;
 use taimatsu_model::catalogue;
 use taimatsu_network::Multiaddr;
-use taimatsu_protocol::{PeerId, SwarmId};
+use taimatsu_protocol::SwarmId;
 
-use super::{DemoNodeArgs, Global, UpArgs};
+use super::{DemoNodeArgs, Global};
 use crate::api::access::Access;
 use crate::api_keys::ApiKeys;
+use crate::config::Settings;
 use crate::demo::{Ready, Starting, end_with_parent, is_over};
 use crate::failure::{Code, Failure};
 use crate::home::{Home, NodeNote};
 use crate::local::{self, LocalModel};
-use crate::node::{Node, NodeConfig, Offer, bind_api};
+use crate::node::{Node, NodeConfig, Offer, Owner, bind_api};
+use crate::signals::Stops;
 use crate::stages::Stages;
 use crate::stdout::say;
-use crate::{api, config};
+use crate::{api, config, memory};
 
 /// File descriptors that a node may need: two for each connection, and files.
 const DESCRIPTORS: u64 = 8_192;
 
 /// Runs a node until it is told to stop.
-pub(super) async fn up(global: &Global, args: UpArgs) -> Result<(), Failure> {
+pub(super) async fn up(global: &Global) -> Result<(), Failure> {
     let stages = Stages::start(global.quiet);
     // Heard from the first moment: a stop while a model loads is a stop.
-    let stop = crate::signals::stop();
-    tokio::pin!(stop);
+    let mut stops = Stops::listen();
     let started = tokio::select! {
-        started = start(global, &args, &stages) => started?,
-        () = &mut stop => return Err(interrupted()),
+        started = start(global, &stages) => started?,
+        () = stops.next() => return Err(interrupted()),
     };
     if global.json {
         say(ready_json(&started.ready))?;
     } else {
-        welcome(&stages, &started.ready, &args);
+        welcome(&stages, &started, &global.settings);
     }
     tokio::select! {
-        () = &mut stop => {}
-        () = tell_swarm(&started.node, &args, &stages) => stop.await,
+        () = stops.next() => {}
+        () = tell_swarm(&started.node, &global.settings, &stages) => stops.next().await,
     }
-    stages.line("  stopping   running answers have a few seconds; Ctrl-C again ends at once");
-    started.end().await;
+    let seconds = global.settings.drain_seconds.value;
+    stages.line(&format!("  stopping   running answers have {seconds} s; once more ends at once"));
+    started.end(stops).await;
     Ok(())
 }
 
@@ -64,21 +66,21 @@ pub(super) async fn demo_node(global: &Global, args: DemoNodeArgs) -> Result<(),
 
 async fn be_member(global: &Global, args: DemoNodeArgs, starting: Starting) -> Result<(), Failure> {
     if args.bootstrap_only {
-        return be_bootstrap(&config::home(global)?, &args.up, starting).await;
+        return be_bootstrap(&config::home(global)?, &global.settings, starting).await;
     }
-    let started = start(global, &args.up, &Stages::start(true)).await?;
+    let started = start(global, &Stages::start(true)).await?;
     drop(starting);
     say_ready(&started.ready);
     // The parent ends this process: Ctrl-C reaches only the parent.
     std::future::pending().await
 }
 
-async fn be_bootstrap(home: &Path, args: &UpArgs, starting: Starting) -> Result<(), Failure> {
+async fn be_bootstrap(home: &Path, settings: &Settings, starting: Starting) -> Result<(), Failure> {
     let home = Home::take(home)?;
     let key = home.key()?;
     drop(starting);
-    let config = bootstrap::Config::new(key, SwarmId::named(&args.swarm))
-        .listening(addresses(&args.listen)?);
+    let config = bootstrap::Config::new(key, SwarmId::named(&settings.swarm.value))
+        .listening(settings.listen.value.clone());
     let ready = |addresses: &[Multiaddr]| {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let peer = addresses.first().and_then(|address| address.rsplit_once('/'));
@@ -105,6 +107,9 @@ fn ready_json(ready: &Ready) -> serde_json::Value {
     })
 }
 
+/// How long readers of the API may take for what was said last.
+const LAST_READS: Duration = Duration::from_secs(1);
+
 /// A node with its API.
 struct Started {
     ready: Ready,
@@ -116,37 +121,41 @@ struct Started {
 }
 
 impl Started {
-    async fn end(self) {
-        let Self { node, home, stop_api, api, .. } = self;
+    /// Drains, and ends; at once when another signal comes.
+    async fn end(self, mut stops: Stops) {
+        let Self { node, home, stop_api, mut api, .. } = self;
+        node.drain(stops.next()).await;
+        // The answers that were under way have had their last word; it has yet to be read.
         let _ = stop_api.send(());
-        node.stop(crate::signals::stop()).await;
-        api.abort();
+        if tokio::time::timeout(LAST_READS, &mut api).await.is_err() {
+            api.abort();
+        }
+        node.leave().await;
         drop(home);
     }
 }
 
-async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Started, Failure> {
+async fn start(global: &Global, stages: &Stages) -> Result<Started, Failure> {
     // Connections of peers and of the API are bounded by number; the system must not be tighter.
     if let Err(error) = rlimit::increase_nofile_limit(DESCRIPTORS) {
         tracing::warn!(%error, "the number of file descriptors stays as it is");
     }
     let home = Home::take(&config::home(global)?)?;
     let key = home.key()?;
-    let address = config::api(global)?;
-    let access = Access::new(address, &ApiKeys::of(global)?)?;
-    let listener = bind_api(address).await?;
+    let settings = &global.settings;
+    let access = Access::new(settings.api.value, &ApiKeys::of(global)?)?;
+    let listener = bind_api(settings.api.value).await?;
     // All that can be refused is refused before anything is promised.
-    let offers = offers(global, args).await?;
+    let offers = offers(global).await?;
     let mut node = Node::start(NodeConfig {
         key,
-        swarm: args.swarm.clone(),
-        listen: listen(args)?,
-        bootstrap: addresses(&args.bootstrap)?,
-        max_sessions: args.max_sessions as usize,
-        privacy: args.privacy.into(),
-        trusted: trusted(&args.trust)?,
+        swarm: settings.swarm.value.clone(),
+        listen: settings.listen.value.clone(),
+        bootstrap: settings.bootstrap.value.clone(),
+        max_sessions: settings.max_sessions.value as usize,
         models: config::models(global)?,
         home: home.path().to_path_buf(),
+        owner: owner(settings),
         tap: None,
     })
     .await?;
@@ -173,18 +182,19 @@ async fn start(global: &Global, args: &UpArgs, stages: &Stages) -> Result<Starte
     Ok(Started { ready, node, home, stop_api, api })
 }
 
-fn welcome(stages: &Stages, ready: &Ready, args: &UpArgs) {
+fn welcome(stages: &Stages, started: &Started, settings: &Settings) {
+    let ready = &started.ready;
     let Some(api) = &ready.api else { return };
     stages.line("");
     let others = ready.addresses.iter().find(|address| !is_loopback(address));
     if let Some(address) = others.or_else(|| ready.addresses.first()) {
-        let swarm = match args.swarm.as_str() {
+        let swarm = match settings.swarm.value.as_str() {
             "public" => String::new(),
             name => format!(" --swarm {name}"),
         };
         stages.line(&format!("  others     taimatsu up{swarm} --bootstrap {address}"));
     }
-    if args.bootstrap.is_empty() {
+    if !started.node.has_ways() {
         stages.line("  alone      no --bootstrap was given: others must dial this node");
     }
     stages.line(&format!("  ask        taimatsu --api {api} run smollm2:135m \"Hello\""));
@@ -196,23 +206,24 @@ fn is_loopback(address: &str) -> bool {
 }
 
 /// Whether the swarm was met. The node goes on trying either way.
-async fn tell_swarm(node: &Node, args: &UpArgs, stages: &Stages) {
-    if args.bootstrap.is_empty() {
+async fn tell_swarm(node: &Node, settings: &Settings, stages: &Stages) {
+    if !node.has_ways() {
         return;
     }
     if node.joined().await {
-        stages.done("swarm", &format!("{} · met", args.swarm));
+        stages.done("swarm", &format!("{} · met", settings.swarm.value));
     } else {
-        stages.line("  ✗ swarm      no --bootstrap address answers in this swarm yet; this node goes on trying");
+        stages.line("  ✗ swarm      no address that is known answers in this swarm yet; this node goes on trying");
     }
 }
 
 /// The spans of `--serve`, their models resolved or pulled.
-async fn offers(global: &Global, args: &UpArgs) -> Result<Vec<Offer>, Failure> {
-    let threads = args.threads.map_or_else(all_threads, |threads| threads as usize);
-    let limits = ExecutorLimits { kv_positions: args.kv_positions, threads };
+async fn offers(global: &Global) -> Result<Vec<Offer>, Failure> {
+    let settings = &global.settings;
+    let threads = settings.threads.value as usize;
+    let limits = ExecutorLimits { kv_positions: settings.kv_positions.value, threads };
     let mut offers: Vec<Offer> = Vec::new();
-    for text in &args.serve {
+    for text in &settings.serve.value {
         let (reference, blocks) = split_span(text);
         if let Some(entry) = catalogue::find(reference) {
             // Before a download, not after it.
@@ -224,6 +235,9 @@ async fn offers(global: &Global, args: &UpArgs) -> Result<Vec<Offer>, Failure> {
         if offers.iter().any(twice) {
             return Err(Failure::new(Code::Usage, format!("--serve {text} is given twice")));
         }
+        let allowed = settings.memory_mib.value.map(|mib| u64::from(mib) << 20);
+        let hosted = offers.iter().map(Offer::needed).fold(0, u64::saturating_add);
+        memory::check(text, offer.needed(), hosted, allowed)?;
         offers.push(offer);
     }
     Ok(offers)
@@ -237,41 +251,16 @@ fn split_span(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn listen(args: &UpArgs) -> Result<Vec<Multiaddr>, Failure> {
-    if !args.listen.is_empty() {
-        return addresses(&args.listen);
+/// What the owner allows and wishes.
+fn owner(settings: &Settings) -> Owner {
+    Owner {
+        privacy: settings.privacy.value.into(),
+        trusted: settings.trusted.value.clone(),
+        upload_per_second: settings.upload_kib_per_second.value.map(|kib| u64::from(kib) << 10),
+        memory: settings.memory_mib.value.map(|mib| u64::from(mib) << 20),
+        drain: Duration::from_secs(settings.drain_seconds.value.into()),
+        mdns: settings.mdns.value,
     }
-    let port = if args.serve.is_empty() { 0 } else { config::DEFAULT_PORT };
-    addresses(&[format!("/ip4/0.0.0.0/tcp/{port}"), format!("/ip4/0.0.0.0/udp/{port}/quic-v1")])
-}
-
-fn trusted(texts: &[String]) -> Result<BTreeSet<PeerId>, Failure> {
-    let read = |text: &String| {
-        text.parse().map_err(|error| {
-            Failure::new(Code::Usage, format!("cannot trust `{text}`"))
-                .because(error)
-                .try_this("the full id, as the host's `taimatsu status` shows it")
-        })
-    };
-    texts.iter().map(read).collect()
-}
-
-fn addresses(texts: &[String]) -> Result<Vec<Multiaddr>, Failure> {
-    texts
-        .iter()
-        .map(|text| {
-            text.parse().map_err(|error| {
-                Failure::new(Code::Usage, format!("`{text}` is not an address"))
-                    .because(error)
-                    .try_this("/ip4/203.0.113.7/tcp/4801, with /p2p/12D3Koo… behind it to dial")
-            })
-        })
-        .collect()
-}
-
-/// All threads of the machine.
-pub(super) fn all_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn interrupted() -> Failure {

@@ -91,7 +91,7 @@ impl Member {
 impl Members {
     /// A new directory for a demo; what dead demos left is removed on the way.
     pub(crate) fn new(models: PathBuf) -> Result<Self, Failure> {
-        let parent = std::env::temp_dir();
+        let parent = crate::config::temporary_dir();
         sweep(&parent);
         let made = || -> io::Result<(PathBuf, File)> {
             let root = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&parent)?.keep();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taimatsu_executor::{CpuExecutor, ExecutorError, ExecutorLimits};
+use taimatsu_executor::{CpuExecutor, ExecutorError, ExecutorLimits, Threads};
 use taimatsu_model::{GgufError, GgufFile};
 use taimatsu_network::{Network, ProviderKey};
 use taimatsu_peer::{Hosting, Input, Load};
@@ -35,6 +35,22 @@ pub(crate) enum LoadError {
     Thread(#[from] std::io::Error),
 }
 
+/// Maps a span's tensors and gives them a thread that computes on these. Takes as long as the disk
+/// does.
+///
+/// # Errors
+/// See [`LoadError`].
+pub(crate) fn load_on(
+    threads: &Threads,
+    model: &KnownModel,
+    span: Span,
+    kv_positions: u32,
+) -> Result<Worker, LoadError> {
+    let file = file(model)?;
+    let executor = CpuExecutor::load_on(threads, &file, &model.manifest, span, kv_positions)?;
+    Ok(Worker::start(Box::new(executor))?)
+}
+
 /// Maps a span's tensors and gives them a thread. Takes as long as the disk does.
 ///
 /// # Errors
@@ -57,13 +73,16 @@ pub(crate) fn load_executor(
     span: Span,
     limits: ExecutorLimits,
 ) -> Result<CpuExecutor, LoadError> {
-    let path: &Path =
-        model.path.as_deref().ok_or_else(|| LoadError::NoWeights(model.name.clone()))?;
-    let file = Arc::new(GgufFile::open(path)?);
-    Ok(CpuExecutor::load(&file, &model.manifest, span, limits)?)
+    Ok(CpuExecutor::load(&file(model)?, &model.manifest, span, limits)?)
 }
 
-/// Tells the judge and the directory of a hosted span.
+fn file(model: &KnownModel) -> Result<Arc<GgufFile>, LoadError> {
+    let path: &Path =
+        model.path.as_deref().ok_or_else(|| LoadError::NoWeights(model.name.clone()))?;
+    Ok(Arc::new(GgufFile::open(path)?))
+}
+
+/// Tells the judge and the directory of a hosted span; under which keys, for the day when it ends.
 pub(crate) async fn offer(
     network: &Network,
     judge: &Judge,
@@ -71,7 +90,7 @@ pub(crate) async fn offer(
     blocks: u32,
     context: u32,
     hosted: &Hosted,
-) {
+) -> Vec<ProviderKey> {
     let span = hosted.worker.span();
     let free_positions = hosted.worker.free_positions();
     let hosting = Hosting {
@@ -88,7 +107,7 @@ pub(crate) async fn offer(
         groups.map(|group| ProviderKey::for_group(swarm, hosted.model, group)).collect();
     keys.dedup();
     keys.push(ProviderKey::directory(swarm));
-    for key in keys {
+    for key in keys.iter().copied() {
         let network = network.clone();
         // Kept by the network and repeated from now on: nobody need wait for the first round.
         tokio::spawn(async move {
@@ -97,6 +116,7 @@ pub(crate) async fn offer(
             }
         });
     }
+    keys
 }
 
 /// Reports the executor's figures for as long as the node runs.

@@ -9,7 +9,7 @@ use taimatsu_peer::routing::{Chain, Wish};
 use taimatsu_peer::{Ask, Config, Input, OpeningSummary, Output, Peer, Privacy, RouteError};
 use taimatsu_protocol::opening::{Opening, Refusal};
 use taimatsu_protocol::signed::{SignedBytes, Verified};
-use taimatsu_protocol::{ModelId, PeerId, SessionId, Span, SwarmId, UnixSeconds};
+use taimatsu_protocol::{Announcement, ModelId, PeerId, SessionId, Span, SwarmId, UnixSeconds};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock::Clock;
@@ -36,9 +36,27 @@ pub(crate) struct Coverage {
     /// Its number of blocks, as most of its hosts say.
     pub(crate) blocks: u32,
     /// Who hosts what of it.
-    pub(crate) spans: Vec<(PeerId, Span)>,
+    pub(crate) spans: Vec<SpanState>,
     /// Blocks that another node than this one must host for an answer, and none does (inclusive).
     pub(crate) missing: Vec<[u32; 2]>,
+}
+
+/// A span somewhere in the swarm, as its host announces it. Of a span of this node only the place
+/// is known here; its figures are the worker's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SpanState {
+    pub(crate) host: PeerId,
+    pub(crate) span: Span,
+    /// Microseconds for one position in decode; 0 where it has not computed yet.
+    pub(crate) decode_micros: u32,
+    /// Positions per second in prefill; 0 where it has not computed yet.
+    pub(crate) prefill_rate: u32,
+    pub(crate) sessions: u32,
+    pub(crate) free_positions: u32,
+    /// When the announcement ends; none for a span of this node.
+    pub(crate) expires: Option<UnixSeconds>,
+    /// It failed of late, and is passed over for a while.
+    pub(crate) suspended: bool,
 }
 
 enum Command {
@@ -49,6 +67,7 @@ enum Command {
     Own { reply: oneshot::Sender<Option<SignedBytes>> },
     Coverage { reply: oneshot::Sender<Vec<Coverage>> },
     Sessions { reply: oneshot::Sender<usize> },
+    NotInForce { reply: oneshot::Sender<u64> },
     Standings { reply: oneshot::Sender<Vec<Kept>> },
 }
 
@@ -160,6 +179,12 @@ impl Judge {
         self.question(|reply| Command::Sessions { reply }).await.unwrap_or_default()
     }
 
+    /// Announcements that came when they had expired, or claim to live too long: a clock is wrong,
+    /// here or there.
+    pub(crate) async fn not_in_force(&self) -> u64 {
+        self.question(|reply| Command::NotInForce { reply }).await.unwrap_or_default()
+    }
+
     /// What this node has seen of others.
     pub(crate) async fn standings(&self) -> Vec<Kept> {
         self.question(|reply| Command::Standings { reply }).await.unwrap_or_default()
@@ -240,6 +265,9 @@ impl Bench {
             Command::Sessions { reply } => {
                 let _ = reply.send(self.peer.sessions());
             }
+            Command::NotInForce { reply } => {
+                let _ = reply.send(self.peer.ignored().not_in_force);
+            }
         }
     }
 
@@ -293,27 +321,27 @@ impl Bench {
 
     fn coverage(&self) -> Vec<Coverage> {
         let (me, now) = (self.network.peer_id(), self.clock.now());
-        let mut models: BTreeMap<ModelId, (u32, Vec<(PeerId, Span)>)> = BTreeMap::new();
+        let mut models: BTreeMap<ModelId, (u32, Vec<SpanState>)> = BTreeMap::new();
         for model in self.peer.table().models() {
-            let hosts = self.peer.table().hosts(model);
             let mut count: BTreeMap<u32, usize> = BTreeMap::new();
-            let said: Vec<_> = hosts.map(|said| (said.blocks, said.host, said.span)).collect();
-            for (blocks, ..) in &said {
-                *count.entry(*blocks).or_default() += 1;
+            for said in self.peer.table().hosts(model) {
+                *count.entry(said.blocks).or_default() += 1;
             }
             let most = count.into_iter().max_by_key(|(_, hosts)| *hosts);
             let blocks = most.map_or(0, |(blocks, _)| blocks);
-            let spans = said.into_iter().filter(|(said, ..)| *said == blocks);
-            models.insert(model, (blocks, spans.map(|(_, host, span)| (host, span)).collect()));
+            let hosts = self.peer.table().hosts(model).filter(|said| said.blocks == blocks);
+            let passed = |host| self.peer.table().is_suspended(host, now);
+            let spans = hosts.map(|said| SpanState::announced(said, passed(&said.host)));
+            models.insert(model, (blocks, spans.collect()));
         }
         for own in self.peer.hosting() {
             let entry = models.entry(own.model).or_insert((own.blocks, Vec::new()));
             if entry.0 == own.blocks {
-                entry.1.push((me, own.span));
+                entry.1.push(SpanState::own(me, own.span));
             }
         }
-        let covered = |(model, (blocks, spans)): (ModelId, (u32, Vec<(PeerId, Span)>))| {
-            let whole = |(host, span): &(PeerId, Span)| *host == me && span.blocks() == (0..blocks);
+        let covered = |(model, (blocks, spans)): (ModelId, (u32, Vec<SpanState>))| {
+            let whole = |span: &SpanState| span.host == me && span.span.blocks() == (0..blocks);
             let missing = match spans.iter().any(whole) {
                 true => Vec::new(),
                 false => self.peer.table().coverage(model, blocks, now),
@@ -321,5 +349,33 @@ impl Bench {
             Coverage { model, blocks, spans, missing }
         };
         models.into_iter().map(covered).collect()
+    }
+}
+
+impl SpanState {
+    const fn announced(said: &Announcement, suspended: bool) -> Self {
+        Self {
+            host: said.host,
+            span: said.span,
+            decode_micros: said.decode_micros,
+            prefill_rate: said.prefill_rate,
+            sessions: said.sessions,
+            free_positions: said.free_positions,
+            expires: Some(said.expires),
+            suspended,
+        }
+    }
+
+    const fn own(me: PeerId, span: Span) -> Self {
+        Self {
+            host: me,
+            span,
+            decode_micros: 0,
+            prefill_rate: 0,
+            sessions: 0,
+            free_positions: 0,
+            expires: None,
+            suspended: false,
+        }
     }
 }

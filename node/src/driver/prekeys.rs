@@ -38,15 +38,22 @@ impl PrekeyRing {
         (now < accepted_until(found)).then(|| found.clone())
     }
 
-    /// Draws a new prekey where the current one is in its last half: true if it did.
+    /// Draws a new prekey where the current one is in its last half, or was drawn by a clock that
+    /// ran ahead and would stand too long: true if it did.
     pub(crate) fn rotate(&self, now: UnixSeconds) -> bool {
-        let fresh =
-            |secret: &Arc<PrekeySecret>| now.plus(PREKEY_LIFE / 2) < secret.public().not_after;
+        let ends = |secret: &Arc<PrekeySecret>| secret.public().not_after;
+        let ahead = |secret: &Arc<PrekeySecret>| now.plus(PREKEY_LIFE) < ends(secret);
+        let fresh = |secret| now.plus(PREKEY_LIFE / 2) < ends(secret) && !ahead(secret);
         if self.0.borrow().last().is_some_and(fresh) {
             return false;
         }
-        let mut ring: Vec<_> =
-            self.0.borrow().iter().filter(|secret| now < accepted_until(secret)).cloned().collect();
+        let old = self.0.borrow().clone();
+        // The current one stays for what is on its way, also where it is from ahead.
+        let stays = |secret: &&Arc<PrekeySecret>| {
+            let current = old.last().is_some_and(|last| Arc::ptr_eq(last, secret));
+            now < accepted_until(secret) && (current || !ahead(secret))
+        };
+        let mut ring: Vec<_> = old.iter().filter(stays).cloned().collect();
         let new = PrekeySecret::generate(&mut crate::entropy::rng(), now.plus(PREKEY_LIFE));
         ring.push(Arc::new(new));
         self.0.send_replace(Arc::new(ring));
@@ -73,5 +80,24 @@ mod tests {
         assert!(ring.find(&first.id, UnixSeconds(PREKEY_LIFE)).is_some());
         assert!(ring.find(&first.id, UnixSeconds(PREKEY_LIFE + PREKEY_GRACE)).is_none());
         assert!(ring.find(&[0; 8], UnixSeconds(0)).is_none());
+    }
+
+    #[test]
+    fn a_clock_that_jumps_leaves_no_prekey_for_long() {
+        let noon = UnixSeconds(1_000_000);
+        let ring = PrekeyRing::new(noon);
+        let ahead = noon.plus(86_400);
+        assert!(ring.rotate(ahead), "a day ahead");
+        let far = ring.current();
+        assert!(ring.rotate(noon), "and back: a day's life is too long");
+        assert!(ring.current().not_after <= noon.plus(PREKEY_LIFE));
+        assert!(ring.find(&far.id, noon).is_some(), "openings are on their way");
+        assert!(!ring.rotate(noon));
+        assert!(ring.rotate(noon.plus(PREKEY_LIFE / 2)));
+        assert!(ring.find(&far.id, noon.plus(PREKEY_LIFE / 2)).is_none());
+        let hour_ago = UnixSeconds(noon.0 - 3_600);
+        assert!(ring.rotate(hour_ago));
+        assert!(ring.current().not_after <= hour_ago.plus(PREKEY_LIFE));
+        assert!(ring.0.borrow().len() <= 3);
     }
 }

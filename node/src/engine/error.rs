@@ -79,6 +79,9 @@ pub enum EngineError {
         /// What it computes.
         span: Span,
     },
+    /// This node was told to stop: it takes nothing new, or ends what is under way.
+    #[error("this node is stopping")]
+    Stopping,
     /// A bug or a broken machine here.
     #[error("internal error: {0}")]
     Internal(String),

@@ -8,6 +8,25 @@ use super::MAX_BLOB;
 use crate::gguf::GgufError;
 use crate::manifest::ManifestError;
 
+/// How a stored file differs from what was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// It is gone.
+    #[error("the file is gone")]
+    Gone,
+    /// It has another length.
+    #[error("it has {actual} bytes, and had {expected}")]
+    Length {
+        /// Bytes that it has.
+        actual: u64,
+        /// Bytes that were stored.
+        expected: u64,
+    },
+    /// It is another model.
+    #[error("it is another model now, {0}")]
+    Other(taimatsu_protocol::ModelId),
+}
+
 /// Why the store does not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -86,12 +105,28 @@ pub enum StoreError {
     #[error("blob of {0} bytes is over the limit of {MAX_BLOB}")]
     BlobTooLong(u64),
     /// `models.json` is broken.
-    #[error("{} is not readable; move it away, then import the models again", path.display())]
+    #[error("the list of models {} is not readable", path.display())]
     Index {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         source: serde_json::Error,
+    },
+    /// `models.json` was written by a newer program.
+    #[error("the list of models {} is of version {version}, by a newer program", path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// The version that it has.
+        version: u32,
+    },
+    /// A stored file that is not what was stored.
+    #[error("the stored model {} is damaged", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Damage,
     },
     /// An id that is none.
     #[error(transparent)]

@@ -58,6 +58,24 @@ pub(super) fn copy_hashed(
     Ok(sha256)
 }
 
+/// The SHA-256 of a file, in hexadecimal. Reads all of it.
+///
+/// # Errors
+/// It cannot be read.
+pub fn sha256_of(path: &Path) -> Result<String, StoreError> {
+    let mut file = File::open(path).map_err(file_error("open", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(HEXLOWER.encode(&hash.finalize())),
+            Ok(read) => hash.update(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(file_error("read", path)(error)),
+        }
+    }
+}
+
 /// Writes all that `source` gives, synced; gives its length and its SHA-256 in hexadecimal.
 pub(crate) fn write_hashed(
     mut source: impl Read,

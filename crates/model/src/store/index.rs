@@ -96,8 +96,8 @@ impl Index {
         let wrong = |source| StoreError::Index { path: path.to_owned(), source };
         let index: Self = serde_json::from_slice(&text).map_err(wrong)?;
         if index.schema_version > SCHEMA_VERSION {
-            let newer = format!("it is of version {}, by a newer program", index.schema_version);
-            return Err(wrong(serde::de::Error::custom(newer)));
+            let version = index.schema_version;
+            return Err(StoreError::Newer { path: path.to_owned(), version });
         }
         let hex = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
         if index.models.iter().any(|record| !hex(&record.sha256)) {

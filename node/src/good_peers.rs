@@ -1,0 +1,213 @@
+//! Peers that were good, in the home's `peers.json`: where they can be dialled, so that a node that
+//! was in the swarm once finds its way back when its bootstrap nodes are gone.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use taimatsu_network::{Multiaddr, Network, PeerStatus};
+
+use crate::driver::clock::Clock;
+use crate::home::write_private;
+
+/// Peers kept of one swarm; who was seen last stays.
+const MOST: usize = 64;
+
+/// Swarms kept; the one that was seen last stays.
+const MOST_SWARMS: usize = 16;
+
+/// Addresses kept of one peer.
+const MOST_ADDRESSES: usize = 3;
+
+/// How often the network is asked who is there.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Looks between two writes that only renew when somebody was seen: ten minutes.
+const RENEWAL: u32 = 300;
+
+/// The longest file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The good peers of one swarm.
+#[derive(Debug, Clone)]
+pub(crate) struct GoodPeers {
+    path: PathBuf,
+    swarm: String,
+}
+
+/// The file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    schema_version: u32,
+    swarms: BTreeMap<String, Vec<GoodPeer>>,
+}
+
+/// One peer, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct GoodPeer {
+    peer: String,
+    addresses: Vec<String>,
+    /// When it was connected last, in Unix seconds.
+    seen: u64,
+}
+
+impl GoodPeers {
+    /// Those that a node's home keeps of a swarm.
+    pub(crate) fn of(home: &Path, swarm: &str) -> Self {
+        Self { path: home.join("peers.json"), swarm: swarm.to_owned() }
+    }
+
+    /// Where they can be dialled, newest first; none where nothing is kept, or it cannot be read.
+    pub(crate) fn addresses(&self) -> Vec<Multiaddr> {
+        let kept = self.read().swarms.remove(&self.swarm).unwrap_or_default();
+        let peers = kept.into_iter().take(MOST);
+        let texts = peers.flat_map(|peer| peer.addresses.into_iter().take(MOST_ADDRESSES));
+        // A line that somebody has spoilt is not worth a word.
+        texts.filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// Keeps who is there, for as long as the node runs.
+    pub(crate) async fn keep(self, network: Network) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let (mut known, mut rest) = (Vec::new(), 0);
+        loop {
+            looks.tick().await;
+            let there = good(&network.status().await.peers);
+            rest += 1;
+            if there.is_empty() || (there == known && rest < RENEWAL) {
+                continue;
+            }
+            self.save(there.clone()).await;
+            (known, rest) = (there, 0);
+        }
+    }
+
+    /// Keeps who is there now.
+    pub(crate) async fn keep_now(&self, network: &Network) {
+        self.save(good(&network.status().await.peers)).await;
+    }
+
+    async fn save(&self, there: Vec<(String, Vec<String>)>) {
+        if there.is_empty() {
+            return;
+        }
+        let (this, now) = (self.clone(), Clock::wall().0);
+        let written = tokio::task::spawn_blocking(move || this.write(there, now)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "good peers were not kept");
+        }
+    }
+
+    fn write(&self, there: Vec<(String, Vec<String>)>, now: u64) -> std::io::Result<()> {
+        let mut kept = self.read();
+        let old = kept.swarms.remove(&self.swarm).unwrap_or_default();
+        kept.swarms.insert(self.swarm.clone(), merged(old, there, now));
+        while kept.swarms.len() > MOST_SWARMS {
+            let seen = |peers: &Vec<GoodPeer>| peers.first().map_or(0, |peer| peer.seen);
+            let oldest = kept.swarms.iter().min_by_key(|(_, peers)| seen(peers));
+            let Some(name) = oldest.map(|(name, _)| name.clone()) else { break };
+            kept.swarms.remove(&name);
+        }
+        kept.schema_version = 1;
+        write_private(&self.path, &serde_json::to_vec_pretty(&kept).unwrap_or_default())
+    }
+
+    fn read(&self) -> Kept {
+        let is_file = std::fs::metadata(&self.path).is_ok_and(|about| about.is_file());
+        let mut bytes = Vec::new();
+        let read = File::open(&self.path)
+            .ok()
+            .filter(|_| is_file)
+            .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes).ok());
+        if read.is_none() {
+            return Kept::default();
+        }
+        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            tracing::warn!(path = %self.path.display(), %error, "kept peers are not readable");
+            Kept::default()
+        })
+    }
+}
+
+/// Whoever proved to be of this swarm and can be dialled.
+fn good(peers: &[PeerStatus]) -> Vec<(String, Vec<String>)> {
+    let good = peers.iter().filter(|peer| !peer.dialable.is_empty());
+    good.map(|peer| {
+        let addresses = peer.dialable.iter().take(MOST_ADDRESSES).map(ToString::to_string);
+        (peer.peer.to_string(), addresses.collect())
+    })
+    .collect()
+}
+
+/// The new ones before the old ones, each once.
+fn merged(old: Vec<GoodPeer>, there: Vec<(String, Vec<String>)>, now: u64) -> Vec<GoodPeer> {
+    let gone = |peer: &GoodPeer| !there.iter().any(|(name, _)| *name == peer.peer);
+    let mut old: Vec<GoodPeer> = old.into_iter().filter(gone).collect();
+    // A clock that was ahead must not keep others out.
+    old.iter_mut().for_each(|peer| peer.seen = peer.seen.min(now));
+    old.sort_by_key(|peer| std::cmp::Reverse(peer.seen));
+    let new = there.into_iter();
+    let new = new.map(|(peer, addresses)| GoodPeer { peer, addresses, seen: now });
+    new.chain(old).take(MOST).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there(names: &[&str]) -> Vec<(String, Vec<String>)> {
+        let port = |name: &str| format!("/ip4/127.0.0.1/tcp/{}", 1 + name.len());
+        names.iter().map(|name| ((*name).to_owned(), vec![port(name)])).collect()
+    }
+
+    #[test]
+    fn who_was_seen_last_is_first_and_swarms_are_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let [club, other] = ["club", "other"].map(|swarm| GoodPeers::of(dir.path(), swarm));
+        assert!(club.addresses().is_empty());
+        club.write(there(&["a", "bb"]), 10).unwrap();
+        other.write(there(&["zzzzz"]), 11).unwrap();
+        club.write(there(&["bb", "ccc"]), 12).unwrap();
+        let ports: Vec<String> = club.addresses().iter().map(ToString::to_string).collect();
+        assert_eq!(ports, ["/ip4/127.0.0.1/tcp/3", "/ip4/127.0.0.1/tcp/4", "/ip4/127.0.0.1/tcp/2"]);
+        assert_eq!(other.addresses().len(), 1);
+    }
+
+    #[test]
+    fn no_more_are_kept_than_are_of_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let names: Vec<String> = (0..200).map(|number| format!("{number:0>3}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let club = GoodPeers::of(dir.path(), "club");
+        for chunk in names.chunks(50) {
+            club.write(there(chunk), 10).unwrap();
+        }
+        assert_eq!(club.read().swarms["club"].len(), MOST);
+        assert_eq!(club.read().swarms["club"][0].peer, "150");
+        for swarm in 0..40 {
+            GoodPeers::of(dir.path(), &swarm.to_string()).write(there(&["a"]), 20 + swarm).unwrap();
+        }
+        let kept = club.read().swarms;
+        assert!(kept.len() == MOST_SWARMS && kept.contains_key("39"), "{:?}", kept.keys());
+    }
+
+    #[test]
+    fn a_spoilt_file_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let club = GoodPeers::of(dir.path(), "club");
+        for text in ["", "{", "[1]", "{\"schema_version\":1,\"swarms\":{\"club\":3}}"] {
+            std::fs::write(&club.path, text).unwrap();
+            assert!(club.addresses().is_empty(), "{text}");
+        }
+        let spoilt = GoodPeer { peer: "x".into(), addresses: vec!["nowhere".into()], seen: 1 };
+        let swarms = BTreeMap::from([("club".to_owned(), vec![spoilt])]);
+        let kept = Kept { schema_version: 1, swarms };
+        std::fs::write(&club.path, serde_json::to_vec(&kept).unwrap()).unwrap();
+        assert!(club.addresses().is_empty());
+        club.write(there(&["a"]), 2).unwrap();
+        assert_eq!(club.addresses().len(), 1);
+    }
+}
