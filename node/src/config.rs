@@ -310,6 +310,15 @@ pub(crate) fn log_filter() -> Option<String> {
     read_variable("TAIMATSU_LOG").map(|filter| filter.to_string_lossy().into_owned())
 }
 
+/// The hub that `hf:` names mean.
+#[cfg(feature = "hf")]
+pub(crate) fn hub_endpoint() -> String {
+    let named = read_variable("HF_ENDPOINT").filter(|endpoint| !endpoint.is_empty());
+    let named = named.map(|endpoint| endpoint.to_string_lossy().into_owned());
+    let endpoint = named.unwrap_or_else(|| "https://hf.co".into());
+    endpoint.trim_end_matches('/').to_owned()
+}
+
 /// Where files of the moment go.
 pub(crate) fn temporary_dir() -> PathBuf {
     std::env::temp_dir()

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use taimatsu_executor::Threads;
 use taimatsu_model::Store;
 use taimatsu_network::{
-    Incoming, Limits, Network, NetworkConfig, ProviderKey, StartError, StreamKind,
+    Incoming, Limits, Multiaddr, Network, NetworkConfig, ProviderKey, StartError, StreamKind,
 };
 use taimatsu_peer::Input;
 use taimatsu_protocol::announcement::{Answer, MAX_QUERY, Query};
@@ -79,38 +79,20 @@ impl Node {
     ///
     /// # Errors
     /// A port is in use, an address is none of this machine's.
-    pub async fn start(config: NodeConfig) -> Result<Self, Failure> {
+    pub async fn start(mut config: NodeConfig) -> Result<Self, Failure> {
         let swarm = SwarmId::named(&config.swarm);
         let clock = Clock::start();
         let good_peers = GoodPeers::of(&config.home, &config.swarm);
         let remembered = good_peers.addresses();
         let has_ways = !remembered.is_empty() || !config.bootstrap.is_empty();
-        let (network, incoming) = taimatsu_network::start(NetworkConfig {
-            secret: *config.key,
-            swarm,
-            listen: config.listen,
-            bootstrap: config.bootstrap,
-            remembered,
-            mdns: config.owner.mdns,
-            dht_server: true,
-            limits: Limits {
-                upload_per_second: config.owner.upload_per_second,
-                ..Limits::default()
-            },
-            tap: config.tap,
-        })
-        .await
-        .map_err(|error| not_started(&error))?;
+        let (network, incoming) =
+            taimatsu_network::start(network_config(&mut config, swarm, remembered))
+                .await
+                .map_err(|error| not_started(&error))?;
         let key = Arc::new(SigningKey::from_bytes(&config.key));
         let ledger = Ledger::open(&config.home)?;
-        let judge = Judge::start(
-            key.clone(),
-            network.clone(),
-            clock,
-            swarm,
-            config.max_sessions,
-            ledger.clone(),
-        );
+        let (sessions, memory) = (config.max_sessions, ledger.clone());
+        let judge = Judge::start(key.clone(), network.clone(), clock, swarm, sessions, memory);
         for (peer, model, standing) in ledger.standings() {
             let standing = Box::new(standing);
             judge.tell(Input::Remembered { peer, model, standing }).await;
@@ -264,6 +246,25 @@ impl Node {
             tracing::warn!("the disk takes too long; what happened last is not remembered");
         }
         self.network.shutdown().await;
+    }
+}
+
+fn network_config(
+    config: &mut NodeConfig,
+    swarm: SwarmId,
+    remembered: Vec<Multiaddr>,
+) -> NetworkConfig {
+    let upload_per_second = config.owner.upload_per_second;
+    NetworkConfig {
+        secret: *config.key,
+        swarm,
+        listen: std::mem::take(&mut config.listen),
+        bootstrap: std::mem::take(&mut config.bootstrap),
+        remembered,
+        mdns: config.owner.mdns,
+        dht_server: true,
+        limits: Limits { upload_per_second, ..Limits::default() },
+        tap: config.tap.take(),
     }
 }
 

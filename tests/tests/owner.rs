@@ -482,3 +482,12 @@ fn a_doctor_names_what_is_wrong_and_what_to_do() {
     let seen = states(&report);
     assert_eq!((&*seen["swarm"], &*seen["dht"], &*seen["digest"]), ("warn", "warn", "fail"));
 }
+
+#[test]
+fn a_hub_s_name_is_read_and_the_missing_feature_named() {
+    let machine = machine();
+    let hub = "hf:some-org/some-repo/model.Q4_K_M.gguf";
+    machine.run(&["pull", hub]).is_refused(2, &["feature `hf`", "--features hf", "import"]);
+    machine.run(&["pull", "hf:model.gguf"]).is_refused(2, &["hf:ORG/REPO/FILE.gguf"]);
+    machine.run(&["pull", "hf:a/b/c.bin"]).is_refused(2, &["GGUF"]);
+}
