@@ -312,8 +312,13 @@ fn a_host_that_is_told_to_stop_takes_nobody_new_and_says_so() {
     let mut events = chain.ask(LONG);
     events.run();
     assert_eq!(chain.first.sessions(), 1);
+    let announced =
+        |host: &Member| host.get("/taimatsu/v1/status").1["announced_keys"].as_u64().unwrap();
+    assert!(announced(&chain.first) > 0);
     chain.first.signal("TERM");
     chain.first.err_line("stopping");
+    until("its leave of the DHT", || (announced(&chain.first) == 0).then_some(()));
+    assert_eq!(chain.first.sessions(), 1, "and it answers commands meanwhile");
     let refused = chain.ask(4).last();
     assert!(refused["failed"].is_object(), "{refused}");
     assert!(events.next().unwrap()["token"].is_object(), "what was begun goes on");
