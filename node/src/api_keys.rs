@@ -7,10 +7,8 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::cli::Global;
+use crate::config::{self, API_KEY};
 use crate::failure::{Code, Failure};
-
-/// The environment's key, where no file is named. It is the key itself, not a file.
-pub(crate) const VARIABLE: &str = "TAIMATSU_API_KEY";
 
 /// The largest file of keys that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
@@ -28,13 +26,11 @@ impl ApiKeys {
         if let Some(path) = &global.api_key {
             return Self::from_file(path);
         }
-        match std::env::var(VARIABLE).map(Zeroizing::new) {
+        let Some(key) = config::api_key() else { return Ok(Self::default()) };
+        match key.into_string().map(Zeroizing::new) {
             Ok(key) if key.is_empty() => Ok(Self::default()),
             Ok(key) if is_key(&key) => Ok(Self(vec![key])),
-            Ok(_) | Err(std::env::VarError::NotUnicode(_)) => {
-                Err(no_key(&format!("{VARIABLE} is no key")))
-            }
-            Err(std::env::VarError::NotPresent) => Ok(Self::default()),
+            _ => Err(no_key(&format!("{API_KEY} is no key"))),
         }
     }
 

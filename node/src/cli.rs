@@ -80,6 +80,14 @@ pub(crate) struct Global {
     pub(crate) settings: Settings,
 }
 
+#[cfg(all(test, feature = "hf"))]
+impl Global {
+    /// Options of a test: nothing is said.
+    pub(crate) fn silent() -> Self {
+        Cli::try_parse_from(["taimatsu", "--quiet"]).expect("it is one").global
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A whole swarm on this machine: five processes, one question, one answer

@@ -310,9 +310,26 @@ fn read_variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// The environment's API key, where no file is named. It is the key itself, not a file.
+pub(crate) const API_KEY: &str = "TAIMATSU_API_KEY";
+
+/// What [`API_KEY`] says, if it is there.
+pub(crate) fn api_key() -> Option<OsString> {
+    read_variable(API_KEY)
+}
+
 /// What shall be logged, where somebody wishes.
 pub(crate) fn log_filter() -> Option<String> {
     read_variable("TAIMATSU_LOG").map(|filter| filter.to_string_lossy().into_owned())
+}
+
+/// The hub that `hf:` names mean.
+#[cfg(feature = "hf")]
+pub(crate) fn hub_endpoint() -> String {
+    let named = read_variable("HF_ENDPOINT").filter(|endpoint| !endpoint.is_empty());
+    let named = named.map(|endpoint| endpoint.to_string_lossy().into_owned());
+    let endpoint = named.unwrap_or_else(|| "https://hf.co".into());
+    endpoint.trim_end_matches('/').to_owned()
 }
 
 /// Where files of the moment go.

@@ -19,6 +19,7 @@ mod entropy;
 pub mod failure;
 mod good_peers;
 mod home;
+mod hub;
 mod kept;
 mod ledger;
 mod library;

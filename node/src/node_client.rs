@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::api::control::{Route, RunEvent, RunRequest, ScoreReply, ScoreRequest};
 use crate::api::failures::ErrorReply;
-use crate::api_keys::{self, ApiKeys};
+use crate::api_keys::ApiKeys;
+use crate::config;
 use crate::engine::{EngineError, Event, Question, RouteWish, Scores};
 use crate::failure::{Code, Failure};
 
@@ -140,7 +141,7 @@ impl NodeClient {
             let what = format!("the node at {} wants an API key", self.address);
             return Err(Failure::new(Code::Usage, what)
                 .because("none was given, or another")
-                .try_this(format!("--api-key FILE, or {}", api_keys::VARIABLE)));
+                .try_this(format!("--api-key FILE, or {}", config::API_KEY)));
         }
         let error: ErrorReply = reply.json().await.map_err(|error| self.broken(&error))?;
         Err(EngineError::from(error).into())

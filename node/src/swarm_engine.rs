@@ -197,6 +197,7 @@ impl SwarmEngine {
                 "reached": status.bootstrap_reached,
             },
             "dht_peers": status.dht_peers,
+            "announced_keys": status.announced_keys,
             "peers": status.peers.iter().map(|peer| json!({
                 "peer": peer.peer.to_string(),
                 "addresses": peer.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),

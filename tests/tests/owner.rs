@@ -312,8 +312,13 @@ fn a_host_that_is_told_to_stop_takes_nobody_new_and_says_so() {
     let mut events = chain.ask(LONG);
     events.run();
     assert_eq!(chain.first.sessions(), 1);
+    let announced =
+        |host: &Member| host.get("/taimatsu/v1/status").1["announced_keys"].as_u64().unwrap();
+    assert!(announced(&chain.first) > 0);
     chain.first.signal("TERM");
     chain.first.err_line("stopping");
+    until("its leave of the DHT", || (announced(&chain.first) == 0).then_some(()));
+    assert_eq!(chain.first.sessions(), 1, "and it answers commands meanwhile");
     let refused = chain.ask(4).last();
     assert!(refused["failed"].is_object(), "{refused}");
     assert!(events.next().unwrap()["token"].is_object(), "what was begun goes on");
@@ -481,4 +486,13 @@ fn a_doctor_names_what_is_wrong_and_what_to_do() {
     let report: Value = serde_json::from_str(&report.out).unwrap();
     let seen = states(&report);
     assert_eq!((&*seen["swarm"], &*seen["dht"], &*seen["digest"]), ("warn", "warn", "fail"));
+}
+
+#[test]
+fn a_hub_s_name_is_read_and_the_missing_feature_named() {
+    let machine = machine();
+    let hub = "hf:some-org/some-repo/model.Q4_K_M.gguf";
+    machine.run(&["pull", hub]).is_refused(2, &["feature `hf`", "--features hf", "import"]);
+    machine.run(&["pull", "hf:model.gguf"]).is_refused(2, &["hf:ORG/REPO/FILE.gguf"]);
+    machine.run(&["pull", "hf:a/b/c.bin"]).is_refused(2, &["GGUF"]);
 }

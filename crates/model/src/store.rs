@@ -32,6 +32,7 @@ mod place;
 pub use error::{Damage, StoreError};
 pub use files::sha256_of;
 pub(crate) use files::{Scratch, file_error, write_hashed};
+pub(crate) use index::name_of_file;
 pub use index::{Listed, Names};
 pub use place::{default_dir, dir_from_environment};
 
@@ -191,7 +192,7 @@ impl Store {
     ) -> Result<StoredModel, StoreError> {
         let name = match name {
             Some(name) => name.to_owned(),
-            None => index::name_of_file(path),
+            None => name_of_file(path),
         };
         let names = Names::new(&[&name])?;
         // Parsed before anything is copied: what is no model costs nothing.

@@ -111,6 +111,7 @@ impl fmt::Debug for FrameReader {
 pub struct FrameWriter {
     io: WriteHalf<Stream>,
     buffer: Vec<u8>,
+    pace: Pace,
     wire: Wire,
 }
 
@@ -124,7 +125,7 @@ impl FrameWriter {
     pub async fn write(&mut self, frame: impl AsRef<[u8]> + Send) -> Result<(), FrameError> {
         assemble(&mut self.buffer, frame.as_ref(), &self.wire)?;
         drop(frame);
-        self.wire.pace.write(&mut self.io, &self.buffer).await?;
+        self.pace.write(&mut self.io, &self.buffer).await?;
         self.io.flush().await?;
         if self.buffer.capacity() > KEPT_BUFFER {
             self.buffer = Vec::new();
@@ -153,22 +154,21 @@ impl fmt::Debug for FrameWriter {
     }
 }
 
-/// Whose stream this is, of which kind, how fast it may be written, and who listens in.
+/// Whose stream this is, of which kind, and who listens in.
 #[derive(Clone)]
 pub(crate) struct Wire {
     pub(crate) peer: PeerId,
     pub(crate) kind: StreamKind,
-    pub(crate) pace: Pace,
     pub(crate) tap: Option<Arc<dyn FrameTap>>,
 }
 
 /// The two halves of a negotiated stream; they may live in different tasks.
-pub(crate) fn split(stream: Stream, wire: Wire) -> (FrameReader, FrameWriter) {
+pub(crate) fn split(stream: Stream, pace: Pace, wire: Wire) -> (FrameReader, FrameWriter) {
     let (read, write) = stream.split();
     let assembly = Assembly::new(wire.kind.max_frame());
     (
         FrameReader { io: read, assembly, wire: wire.clone() },
-        FrameWriter { io: write, buffer: Vec::new(), wire },
+        FrameWriter { io: write, buffer: Vec::new(), pace, wire },
     )
 }
 

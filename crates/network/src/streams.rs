@@ -166,7 +166,7 @@ pub(crate) struct Handler {
 impl Handler {
     fn halves(&self, stream: Stream, kind: StreamKind) -> (FrameReader, FrameWriter) {
         let (pace, tap) = (self.shared.pace.clone(), self.shared.tap.clone());
-        split(stream, Wire { peer: self.peer, kind, pace, tap })
+        split(stream, pace, Wire { peer: self.peer, kind, tap })
     }
 
     fn accept(&self, stream: Stream, kind: StreamKind) {

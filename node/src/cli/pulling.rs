@@ -12,41 +12,50 @@ use taimatsu_model::{Store, StoredModel};
 
 use super::Global;
 use crate::failure::{Code, Failure};
+use crate::hub;
 use crate::local;
 use crate::stdout::say;
 
-/// Fetches a model of the catalogue.
+/// Fetches a model of the catalogue, or a file of a hub.
 pub(super) async fn pull(global: &Global, name: &str) -> Result<(), Failure> {
+    let model = tokio::select! {
+        pulled = named(global, name) => pulled?,
+        () = crate::signals::stop() => {
+            return Err(Failure::new(Code::Interrupted, "stopped").because("Ctrl-C"));
+        }
+    };
+    let name = crate::library::canonical(&model.id)
+        .or_else(|| model.names.first().cloned())
+        .unwrap_or_else(|| name.to_owned());
+    if global.json {
+        return say(json!({
+            "schema_version": 1,
+            "model": name,
+            "id": model.id.to_string(),
+            "sha256": model.sha256,
+            "bytes": model.bytes,
+            "path": model.path.display().to_string(),
+        }));
+    }
+    if !global.quiet {
+        let licence = model.license.as_deref().unwrap_or("licence unknown");
+        let size = HumanBytes(model.bytes);
+        crate::stderr::tell(&format!("{name} is stored · {size} · {licence}"));
+    }
+    Ok(())
+}
+
+async fn named(global: &Global, name: &str) -> Result<StoredModel, Failure> {
+    if hub::is_hub_name(name) {
+        return hub::pull(global, &hub::HubFile::parse(name)?).await;
+    }
     let entry = catalogue::find(name).ok_or_else(|| {
         let known: Vec<_> = catalogue::CATALOGUE.iter().map(|entry| entry.name).collect();
         Failure::new(Code::NotFound, format!("`{name}` is not in the catalogue"))
             .because(format!("it holds {}", known.join(", ")))
             .try_this("taimatsu import FILE, for a GGUF file that you have")
     })?;
-    let model = tokio::select! {
-        pulled = fetch(global, local::store(global)?, entry) => pulled?,
-        () = crate::signals::stop() => {
-            return Err(Failure::new(Code::Interrupted, "stopped").because("Ctrl-C"));
-        }
-    };
-    if global.json {
-        say(json!({
-            "schema_version": 1,
-            "model": entry.name,
-            "id": model.id.to_string(),
-            "sha256": model.sha256,
-            "bytes": model.bytes,
-            "path": model.path.display().to_string(),
-        }))?;
-    } else if !global.quiet {
-        crate::stderr::tell(&format!(
-            "{} is stored · {} · {}",
-            entry.name,
-            HumanBytes(model.bytes),
-            entry.license
-        ));
-    }
-    Ok(())
+    fetch(global, local::store(global)?, entry).await
 }
 
 /// Pulls a model into a store, with a display. Dropping it calls the pull off.
@@ -55,18 +64,42 @@ pub(crate) async fn fetch(
     store: Store,
     entry: &'static CatalogueEntry,
 ) -> Result<StoredModel, Failure> {
+    let (name, mut display) = (entry.name, Display::new(entry.name, global.quiet));
+    let work = move |options: &PullOptions| {
+        taimatsu_model::pull::pull(&store, entry, options, &mut |event| display.show(event))
+    };
+    perform(global, name, work).await
+}
+
+/// Takes a hub's file into a store as it comes, with a display. Dropping it calls the pull off.
+#[cfg(feature = "hf")]
+pub(crate) async fn take_in(
+    global: &Global,
+    store: Store,
+    sent: taimatsu_model::pull::Sent,
+    reader: impl std::io::Read + Send + 'static,
+) -> Result<StoredModel, Failure> {
+    let (name, mut display) = (sent.file.clone(), Display::new(&sent.file, global.quiet));
+    let work = move |options: &PullOptions| {
+        let mut show = |event| display.show(event);
+        taimatsu_model::pull::take_in(&store, &sent, reader, options, &mut show)
+    };
+    perform(global, &name, work).await
+}
+
+async fn perform(
+    global: &Global,
+    name: &str,
+    work: impl FnOnce(&PullOptions) -> Result<StoredModel, PullError> + Send + 'static,
+) -> Result<StoredModel, Failure> {
     let cancel = Arc::new(AtomicBool::new(false));
     let _guard = CallOff(cancel.clone());
     let options = PullOptions { offline: global.offline, cancel, ..PullOptions::default() };
-    let mut display = Display::new(entry.name, global.quiet);
-    let work = move || {
-        taimatsu_model::pull::pull(&store, entry, &options, &mut |event| display.show(event))
-    };
-    let pulled = tokio::task::spawn_blocking(work).await;
+    let pulled = tokio::task::spawn_blocking(move || work(&options)).await;
     let pulled = pulled.map_err(|error| {
         Failure::new(Code::Failure, "the pull ended unexpectedly").because(error)
     })?;
-    pulled.map_err(|error| failure(entry, &error))
+    pulled.map_err(|error| failure(name, &error))
 }
 
 /// Sets the flag when the pull's future is dropped, so that its process ends too.
@@ -80,21 +113,21 @@ impl Drop for CallOff {
 
 /// A bar on a terminal, a line per tenth elsewhere.
 struct Display {
-    name: &'static str,
+    name: String,
     quiet: bool,
     bar: Option<ProgressBar>,
     told: Option<(&'static str, u64)>,
 }
 
 impl Display {
-    fn new(name: &'static str, quiet: bool) -> Self {
+    fn new(name: &str, quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("  {prefix} {bar:30} {msg}");
             ProgressBar::new(0)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-                .with_prefix(name)
+                .with_prefix(name.to_owned())
         });
-        Self { name, quiet, bar, told: None }
+        Self { name: name.to_owned(), quiet, bar, told: None }
     }
 
     fn show(&mut self, event: PullEvent) {
@@ -145,8 +178,8 @@ impl Display {
     }
 }
 
-fn failure(entry: &CatalogueEntry, error: &PullError) -> Failure {
-    let what = format!("{} was not pulled", entry.name);
+fn failure(name: &str, error: &PullError) -> Failure {
+    let what = format!("{name} was not pulled");
     let (code, remedy) = match error {
         PullError::Offline { .. } => {
             (Code::NotFound, "taimatsu import FILE, or without TAIMATSU_OFFLINE")

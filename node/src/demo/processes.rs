@@ -185,7 +185,7 @@ impl Members {
         command.process_group(0);
         let mut child = command
             // The demo's nodes are on loopback, and its one question is asked without a key.
-            .env_remove(crate::api_keys::VARIABLE)
+            .env_remove(crate::config::API_KEY)
             .arg("demo-node")
             .args(&member.args)
             .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--api", "127.0.0.1:0", "--offline"])

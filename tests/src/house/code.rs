@@ -6,6 +6,9 @@ use super::{Breach, Kind, Source};
 /// The one file that names the serialiser (design.md section 11).
 const CODEC: &str = "protocol/src/codec.rs";
 
+/// The one file of the node that reads the environment.
+const CONFIG: &str = "node/src/config.rs";
+
 /// Programs, which may end with any error; libraries name theirs.
 const ANYHOW: [&str; 2] = ["node/src/main.rs", "bootstrap/src/main.rs"];
 
@@ -27,6 +30,7 @@ pub fn breaches(source: &Source) -> Vec<Breach> {
         (queues, &tested),
         (unsafes, &shipped),
         (unsafes, &tested),
+        (environment, &shipped),
         (serialiser, &shipped),
         (serialiser, &tested),
         (sleeps, &tested),
@@ -77,6 +81,13 @@ fn catch_all(source: &Source, mention: &Mention) -> Option<String> {
 fn serialiser(source: &Source, mention: &Mention) -> Option<String> {
     (mention.has("bincode") && source.path != CODEC)
         .then(|| format!("`bincode` outside {CODEC}: use the codec"))
+}
+
+fn environment(source: &Source, mention: &Mention) -> Option<String> {
+    let reads = ["env::var", "env::var_os", "env::vars", "env::vars_os", "env::temp_dir"];
+    let read = reads.iter().any(|name| mention.ends(name));
+    (read && source.path.starts_with("node/") && source.path != CONFIG)
+        .then(|| format!("the environment is read in {CONFIG} only: settings have one way in"))
 }
 
 fn unsafes(source: &Source, mention: &Mention) -> Option<String> {
@@ -161,6 +172,14 @@ mod tests {
         let unsafes = "fn a() { unsafe { b() } }";
         assert_eq!((shipped(unsafes), tested(unsafes)), (1, 1));
         assert_eq!(found("crates/kernels/src/b.rs", unsafes, Kind::Shipped), 0);
+    }
+
+    #[test]
+    fn the_environment_has_one_door() {
+        let text = "fn a() { let b = std::env::var_os(\"B\"); let c = std::env::args_os(); }";
+        assert_eq!(found("node/src/cli.rs", text, Kind::Shipped), 1);
+        assert_eq!(found(CONFIG, text, Kind::Shipped), 0);
+        assert_eq!(shipped(text), 0);
     }
 
     #[test]

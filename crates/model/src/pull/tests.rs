@@ -156,7 +156,7 @@ fn the_wrong_digest_is_told_with_the_right_one() {
     let actual = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(&other));
     match setting.pull(DELIVER).unwrap_err() {
         PullError::Digest { member, expected, actual: told } => {
-            assert_eq!((member, expected, told), (MEMBER, ENTRY.sha256, actual));
+            assert_eq!((&*member, &*expected, told), (MEMBER, ENTRY.sha256, actual));
         }
         error => panic!("{error}"),
     }

@@ -49,8 +49,8 @@ pub(super) fn unpack(
     }
     if sha256 != entry.sha256 {
         return Err(PullError::Digest {
-            member: entry.member,
-            expected: entry.sha256,
+            member: entry.member.to_owned(),
+            expected: entry.sha256.to_owned(),
             actual: sha256,
         });
     }

@@ -154,7 +154,7 @@ impl Index {
 }
 
 /// A name made of a file's: `My Model.Q4_1.gguf` becomes `my-model.q4_1`.
-pub(super) fn name_of_file(path: &Path) -> String {
+pub(crate) fn name_of_file(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let letters = stem.chars().map(|letter| if is_letter(letter) { letter } else { '-' });
     let name: String = letters.take(MAX_NAME).collect();
