@@ -187,17 +187,7 @@ mod tests {
         Question {
             model: "m".into(),
             prompt: Prompt::Ids(vec![1]),
-            sampling: Sampling {
-                repeat_penalty: 1.0,
-                temperature: 0.0,
-                top_k: 0,
-                top_p: 1.0,
-                min_p: 0.0,
-                seed: 0,
-                choice: 0,
-                frequency_penalty: 0.0,
-                presence_penalty: 0.0,
-            },
+            sampling: Sampling::greedy(),
             max_tokens: None,
             stop: vec![],
             ignore_eos: false,

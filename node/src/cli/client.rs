@@ -114,16 +114,18 @@ fn state(model: &Value) -> String {
     if model["ready"].as_bool() == Some(true) {
         return format!("ready · {hosts} hosts");
     }
-    let missing: Vec<String> = model["missing"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|range| format!("{}-{}", range[0], range[1]))
-        .collect();
+    let missing = missing(model);
     if missing.is_empty() {
         return "no host".into();
     }
-    format!("blocks {} have no host", missing.join(", "))
+    format!("blocks {} have no host", missing)
+}
+
+/// The blocks that a report calls missing: `0-3, 7-9`; empty where none are.
+pub(super) fn missing(report: &Value) -> String {
+    let ranges = report["missing"].as_array().into_iter().flatten();
+    let ranges: Vec<_> = ranges.map(|range| format!("{}-{}", range[0], range[1])).collect();
+    ranges.join(", ")
 }
 
 /// Version of the program and of what it speaks.

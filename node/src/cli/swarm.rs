@@ -126,16 +126,11 @@ fn counts(map: &Value, columns: usize, width: usize) -> String {
 }
 
 fn verdict(map: &Value) -> String {
-    let missing: Vec<String> = map["missing"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|range| format!("{}-{}", range[0], range[1]))
-        .collect();
+    let missing = client::missing(map);
     if missing.is_empty() {
         return format!("min {} · every block has a host", map["min_replicas"]);
     }
-    format!("no host for blocks {}", missing.join(", "))
+    format!("no host for blocks {}", missing)
 }
 
 #[cfg(test)]

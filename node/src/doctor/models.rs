@@ -115,17 +115,7 @@ fn question(model: &str) -> Question {
     Question {
         model: model.to_owned(),
         prompt: Prompt::Ids(GOLDEN_PROMPT.to_vec()),
-        sampling: Sampling {
-            repeat_penalty: 1.0,
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            seed: 0,
-            choice: 0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-        },
+        sampling: Sampling::greedy(),
         max_tokens: Some(GOLDEN_ANSWER.len() as u32),
         stop: Vec::new(),
         ignore_eos: true,

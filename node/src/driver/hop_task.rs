@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use taimatsu_network::{FrameReader, FrameWriter, Network};
-use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput, ReceiptTerms, TailConfig};
+use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput};
 use taimatsu_protocol::control::{Forward, HopFailure, ToClient, ToHop, Violation};
 use taimatsu_protocol::link::LinkHello;
-use taimatsu_protocol::opening::{LaneOpening, Opening, TailTask};
+use taimatsu_protocol::opening::Opening;
 use taimatsu_protocol::receipt::Receipt;
 use taimatsu_protocol::sealed::{Channel, Mark};
 use taimatsu_protocol::signed::Verified;
@@ -95,8 +95,7 @@ impl HopTask {
     /// Performs the session to its end. KV is free when this returns.
     pub(crate) async fn run(self) {
         let Self { network, clock, session, hop, mut opening, hidden, events, .. } = self;
-        let mut config = config(hop, &mut opening, hidden);
-        config.receipts = receipt_terms(self.me, session, hop, &opening);
+        let config = HopConfig::of(self.me, session, hop, &mut opening, hidden);
         let machine = Hop::new(clock.now(), config);
         let (sender, mut inbox) = events;
         let previous = (hop + opening.hops - 1) % opening.hops;
@@ -291,39 +290,6 @@ impl Running {
             self.machine.handle(self.clock.now(), HopInput::ClientLost);
         }
     }
-}
-
-fn config(hop: u8, opening: &mut Opening, hidden: u32) -> HopConfig {
-    let tail = opening.tail.as_ref().map(|tail| match &tail.task {
-        TailTask::Generate { end_ids, credit, .. } => {
-            TailConfig::Generate { credit: *credit, end_ids: end_ids.to_vec() }
-        }
-        TailTask::Score { .. } => TailConfig::Score,
-    });
-    let generation = |lane: &Option<LaneOpening>| lane.as_ref().map_or(0, |lane| lane.generation);
-    HopConfig {
-        hop,
-        hops: opening.hops,
-        hidden,
-        prompt_len: opening.prompt_len,
-        positions: opening.positions,
-        prompt: std::mem::take(&mut opening.prompt).into_vec(),
-        generations: (generation(&opening.inward), generation(&opening.out)),
-        tail,
-        receipts: None,
-    }
-}
-
-/// What this host signs its receipts as, where any are wanted.
-fn receipt_terms(
-    host: PeerId,
-    session: SessionId,
-    hop: u8,
-    opening: &Opening,
-) -> Option<ReceiptTerms> {
-    let Opening { model, span, numerics, receipts, .. } = *opening;
-    let upstream = opening.inward.as_ref().filter(|_| hop > 0).map(|lane| lane.peer);
-    receipts.then_some(ReceiptTerms { host, session, model, span, numerics, upstream })
 }
 
 /// The running job's result; waits for ever where none runs.

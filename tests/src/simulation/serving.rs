@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use taimatsu_executor::{ExecutorError, KvId};
-use taimatsu_peer::session::{HopConfig, ReceiptTerms, TailConfig};
+use taimatsu_peer::session::HopConfig;
 use taimatsu_peer::{Input, OpeningSummary};
 use taimatsu_protocol::SessionId;
-use taimatsu_protocol::opening::{LaneOpening, Opening, Refusal, TailTask};
+use taimatsu_protocol::opening::{Opening, Refusal};
 
 use super::events::Event;
 use super::hop::HopTask;
@@ -133,15 +133,8 @@ impl World {
         let hidden = self.nodes[node].workers[worker].shape.hidden;
         let peers = [&opening.inward, &opening.out]
             .map(|lane| lane.as_ref().and_then(|lane| self.node_of(&lane.peer)));
-        let mut config = config(hop, &mut opening, hidden);
-        config.receipts = opening.receipts.then_some(ReceiptTerms {
-            host: self.nodes[node].id,
-            session,
-            model: opening.model,
-            span: opening.span,
-            numerics: opening.numerics,
-            upstream: opening.inward.as_ref().filter(|_| hop > 0).map(|lane| lane.peer),
-        });
+        let host = self.nodes[node].id;
+        let config = HopConfig::of(host, session, hop, &mut opening, hidden);
         let task = HopTask::new(self.now, config, stream, (worker, kv), peers);
         self.nodes[node].hops.insert(session, task);
         self.trace.say(self.now, || {
@@ -205,25 +198,4 @@ impl World {
 /// Eyes are content with few digits.
 pub(crate) fn short(session: &SessionId) -> String {
     session.to_string()[..6].to_owned()
-}
-
-fn config(hop: u8, opening: &mut Opening, hidden: u32) -> HopConfig {
-    let tail = opening.tail.as_ref().map(|tail| match &tail.task {
-        TailTask::Generate { end_ids, credit, .. } => {
-            TailConfig::Generate { credit: *credit, end_ids: end_ids.to_vec() }
-        }
-        TailTask::Score { .. } => TailConfig::Score,
-    });
-    let generation = |lane: &Option<LaneOpening>| lane.as_ref().map_or(0, |lane| lane.generation);
-    HopConfig {
-        hop,
-        hops: opening.hops,
-        hidden,
-        prompt_len: opening.prompt_len,
-        positions: opening.positions,
-        prompt: std::mem::take(&mut opening.prompt).into_vec(),
-        generations: (generation(&opening.inward), generation(&opening.out)),
-        tail,
-        receipts: None,
-    }
 }

@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use taimatsu_protocol::control::{HopFailure, Score, ToClient, ToHop, Token, Violation};
 use taimatsu_protocol::link::{Downstream, LinkAck};
+use taimatsu_protocol::opening::{LaneOpening, Opening, TailTask};
 use taimatsu_protocol::receipt::Receipt;
 use taimatsu_protocol::sealed::Mark;
 use taimatsu_protocol::signed::SignedBytes;
+use taimatsu_protocol::{PeerId, SessionId};
 
 use crate::tail::{ReceiptTerms, TailConfig};
 
@@ -30,6 +32,33 @@ pub struct HopConfig {
     pub tail: Option<TailConfig>,
     /// What receipts are signed as; none in scoring sessions, and where nobody else computes.
     pub receipts: Option<ReceiptTerms>,
+}
+
+impl HopConfig {
+    /// What `opening` asks of `host`; takes the prompt out of it. `hidden` is the model's width.
+    #[must_use]
+    pub fn of(
+        host: PeerId,
+        session: SessionId,
+        hop: u8,
+        opening: &mut Opening,
+        hidden: u32,
+    ) -> Self {
+        let tail = opening.tail.as_ref().map(|tail| match &tail.task {
+            TailTask::Generate { end_ids, credit, .. } => {
+                TailConfig::Generate { credit: *credit, end_ids: end_ids.to_vec() }
+            }
+            TailTask::Score { .. } => TailConfig::Score,
+        });
+        let generation = |lane: &Option<LaneOpening>| lane.as_ref().map_or(0, |l| l.generation);
+        let generations = (generation(&opening.inward), generation(&opening.out));
+        let upstream = opening.inward.as_ref().filter(|_| hop > 0).map(|lane| lane.peer);
+        let prompt = std::mem::take(&mut opening.prompt).into_vec();
+        let Opening { model, span, numerics, hops, prompt_len, positions, receipts, .. } = *opening;
+        let terms = ReceiptTerms { host, session, model, span, numerics, upstream };
+        let receipts = receipts.then_some(terms);
+        Self { hop, hops, hidden, prompt_len, positions, prompt, generations, tail, receipts }
+    }
 }
 
 /// One of the hop's two lanes.
