@@ -142,6 +142,15 @@ impl Ledger {
 
     /// The answers kept, newest first, at most `most`. Reads the disk.
     pub(crate) fn answers(&self, most: usize) -> Vec<KeptAnswer> {
+        self.some_answers(most, |_| true)
+    }
+
+    /// The newest answer whose id begins so. Reads the disk.
+    pub(crate) fn answer(&self, id: &str) -> Option<KeptAnswer> {
+        self.some_answers(1, |answer| answer.id.starts_with(id)).pop()
+    }
+
+    fn some_answers(&self, most: usize, is: impl Fn(&KeptAnswer) -> bool) -> Vec<KeptAnswer> {
         self.read(|database| {
             let table = match database.begin_read()?.open_table(ANSWERS) {
                 Ok(table) => table,
@@ -151,7 +160,7 @@ impl Ledger {
             let newest = table.iter()?.rev().filter_map(Result::ok);
             let decoded =
                 newest.filter_map(|(_, value)| codec::decode(value.value(), MAX_KEPT).ok());
-            Ok(decoded.take(most).collect())
+            Ok(decoded.filter(is).take(most).collect())
         })
     }
 

@@ -37,8 +37,8 @@ pub(crate) async fn prepare(
     asked: Instant,
 ) -> Result<Prepared, EngineError> {
     let Question { prompt, sampling, max_tokens, stop, ignore_eos, logprobs, .. } = question;
-    if let Some(param) = sampling.out_of_range() {
-        let message = format!("{param} must be {}", range_of(param));
+    if let Some((param, range)) = sampling.out_of_range() {
+        let message = format!("{param} must be {range}");
         return Err(EngineError::Invalid { param, message });
     }
     let turn = model.turn().await;
@@ -63,17 +63,6 @@ pub(crate) async fn prepare(
     let task = Task { prompt: ids, max_tokens, kind };
     let frame = Frame { started, tokenizer: model.tokenizer.clone(), stop, end_ids, asked };
     Ok(Prepared { task, frame })
-}
-
-/// The range of a parameter, as [`taimatsu_protocol::Sampling`] has it.
-fn range_of(param: &str) -> &'static str {
-    match param {
-        "temperature" => "0 (greedy) to 100",
-        "top_p" => "above 0, and at most 1",
-        "min_p" => "0 to 1",
-        "repeat_penalty" => "above 0, and at most 10",
-        _ => "in its range",
-    }
 }
 
 /// Equal for answers that one seed makes equal: another model, or arithmetic with other bits, has

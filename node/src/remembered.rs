@@ -9,9 +9,6 @@ use crate::ledger::{Kept, Ledger};
 /// Answers shown in one list.
 const SHOWN: usize = 100;
 
-/// Answers searched for one id.
-const SEARCHED: usize = 1_000;
-
 /// What is known of a peer (its full id, or the end of it), or of all.
 pub(crate) fn standings(all: &[Kept], peer: Option<&str>) -> Value {
     let wanted = |id: &str| peer.is_none_or(|end| id.ends_with(end.trim_start_matches('…')));
@@ -36,8 +33,7 @@ pub(crate) fn receipts(ledger: &Ledger, id: Option<&str>) -> Option<Value> {
         let answers: Vec<Value> = answers.iter().map(|answer| answer.to_json(false)).collect();
         return Some(json!({"schema_version": 1, "answers": answers}));
     };
-    let answers = ledger.answers(SEARCHED);
-    let mut json = answers.iter().find(|answer| answer.id.starts_with(id))?.to_json(true);
+    let mut json = ledger.answer(id)?.to_json(true);
     json["schema_version"] = 1.into();
     Some(json)
 }

@@ -50,17 +50,20 @@ impl Sampling {
         }
     }
 
-    /// The name of the first parameter that is out of its range (or not a number), if any.
+    /// The first parameter that is out of its range (or not a number), if any: its name, and what
+    /// it must be.
     #[must_use]
-    pub fn out_of_range(&self) -> Option<&'static str> {
+    pub fn out_of_range(&self) -> Option<(&'static str, &'static str)> {
+        let repeat = self.repeat_penalty > 0.0 && self.repeat_penalty <= 10.0;
+        let penalty = |value| (-2.0..=2.0).contains(&value);
         let checks = [
-            ("repeat_penalty", self.repeat_penalty > 0.0 && self.repeat_penalty <= 10.0),
-            ("frequency_penalty", (-2.0..=2.0).contains(&self.frequency_penalty)),
-            ("presence_penalty", (-2.0..=2.0).contains(&self.presence_penalty)),
-            ("temperature", (0.0..=100.0).contains(&self.temperature)),
-            ("top_p", self.top_p > 0.0 && self.top_p <= 1.0),
-            ("min_p", (0.0..=1.0).contains(&self.min_p)),
+            ("repeat_penalty", "above 0, and at most 10", repeat),
+            ("frequency_penalty", "-2 to 2", penalty(self.frequency_penalty)),
+            ("presence_penalty", "-2 to 2", penalty(self.presence_penalty)),
+            ("temperature", "0 (greedy) to 100", (0.0..=100.0).contains(&self.temperature)),
+            ("top_p", "above 0, and at most 1", self.top_p > 0.0 && self.top_p <= 1.0),
+            ("min_p", "0 to 1", (0.0..=1.0).contains(&self.min_p)),
         ];
-        checks.iter().find(|(_, fine)| !fine).map(|(name, _)| *name)
+        checks.into_iter().find(|(.., fine)| !fine).map(|(name, range, _)| (name, range))
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn read(fields: &Fields<'_>, draw: fn() -> u64) -> Result<Chosen, Api
 pub(super) fn check(sampling: &Sampling) -> Result<(), ApiError> {
     match sampling.out_of_range() {
         None => Ok(()),
-        Some(name) => Err(ApiError::invalid(name, format!("`{name}` is out of its range"))),
+        Some((name, range)) => Err(ApiError::invalid(name, format!("`{name}` must be {range}"))),
     }
 }
 
