@@ -6,7 +6,6 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::cli::Global;
 use crate::config::{self, API_KEY};
 use crate::failure::{Code, Failure};
 
@@ -17,13 +16,19 @@ const MAX_FILE: u64 = 64 << 10;
 #[derive(Clone, Default)]
 pub(crate) struct ApiKeys(Vec<Zeroizing<String>>);
 
+impl std::fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} keys", self.0.len())
+    }
+}
+
 impl ApiKeys {
     /// The keys of `--api-key`, else that of the environment, else none.
     ///
     /// # Errors
     /// The file cannot be read, can be read by others, or holds something that is no key.
-    pub(crate) fn of(global: &Global) -> Result<Self, Failure> {
-        if let Some(path) = &global.api_key {
+    pub(crate) fn of(file: Option<&Path>) -> Result<Self, Failure> {
+        if let Some(path) = file {
             return Self::from_file(path);
         }
         let Some(key) = config::api_key() else { return Ok(Self::default()) };
@@ -50,7 +55,12 @@ impl ApiKeys {
                 .try_this(format!("chmod 600 {}", path.display())));
         }
         let mut text = Zeroizing::new(String::new());
-        file.take(MAX_FILE).read_to_string(&mut text).map_err(unreadable)?;
+        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(unreadable)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(Failure::new(Code::Usage, what)
+                .because(format!("it is longer than {MAX_FILE} bytes"))
+                .try_this("a file with one key on each line"));
+        }
         let lines = text.lines().map(str::trim);
         let keys: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
         if keys.is_empty() || !keys.iter().all(|key| is_key(key)) {

@@ -59,13 +59,13 @@ pub(crate) struct Global {
     /// Keys that open the API, one on each line of a file that only you can read; without it the
     /// key in TAIMATSU_API_KEY. `up` asks for them, other commands give the first
     #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) api_key: Option<PathBuf>,
+    api_key: Option<PathBuf>,
     /// Settings, in place of the file in the XDG configuration directory
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Fetch nothing from the internet
     #[arg(long, global = true)]
-    pub(crate) offline: bool,
+    offline: bool,
     /// One JSON object on stdout
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -78,6 +78,9 @@ pub(crate) struct Global {
     /// What flags, environment and files come to; set before a command begins.
     #[arg(skip)]
     pub(crate) settings: Settings,
+    /// What opens the API; read with the settings.
+    #[arg(skip)]
+    pub(crate) keys: ApiKeys,
 }
 
 #[cfg(all(test, feature = "hf"))]
@@ -283,12 +286,12 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
     if let Some(failure) = trouble.as_ref().filter(|_| !cli.needs_no_settings()) {
         return Err(failure.clone());
     }
-    // A file of keys that cannot be used is told, whatever the command.
-    ApiKeys::of(&cli.global)?;
+    // A file of keys that cannot be used is told, whatever the command; and a pipe gives them once.
+    let keys = ApiKeys::of(cli.global.api_key.as_deref())?;
     let flags = cli.flags();
     let mut global = cli.global;
     global.settings = settings.unwrap_or_else(|_| Settings::of(&[(Origin::Flag, flags)]));
-    global.offline = global.settings.offline.value;
+    global.keys = keys;
     match cli.command {
         None => client::help_and_state(&global).await,
         Some(Command::Demo(args)) => crate::demo::demo(&global, args).await,

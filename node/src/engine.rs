@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 mod error;
 
 pub use error::EngineError;
+pub(crate) use error::ranges;
 
 /// Events that may wait for a slow reader; the chain runs at most a credit of 64 tokens ahead.
 pub const EVENTS: usize = 128;

@@ -23,6 +23,15 @@ pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// Bits of a seed that is told: many JSON libraries keep no more of a number.
+const TOLD_BITS: u32 = 53;
+
+/// A random seed for an answer; it is told with it.
+#[must_use]
+pub(crate) fn told_seed() -> u64 {
+    seed() & ((1 << TOLD_BITS) - 1)
+}
+
 /// A random 64-bit seed.
 #[must_use]
 pub(crate) fn seed() -> u64 {

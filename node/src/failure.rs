@@ -54,14 +54,13 @@ pub struct Failure {
     what: String,
     cause: Option<String>,
     remedy: Option<String>,
-    early: bool,
 }
 
 impl Failure {
     /// A failure of this kind.
     #[must_use]
     pub fn new(code: Code, what: impl Into<String>) -> Self {
-        Self { code, what: one_line(&what.into()), cause: None, remedy: None, early: true }
+        Self { code, what: one_line(&what.into()), cause: None, remedy: None }
     }
 
     /// Why it happened.
@@ -82,19 +81,6 @@ impl Failure {
     #[must_use]
     pub fn what(&self) -> &str {
         &self.what
-    }
-
-    /// Says whether anything was given out before it happened.
-    #[must_use]
-    pub const fn early(mut self, early: bool) -> Self {
-        self.early = early;
-        self
-    }
-
-    /// Whether nothing was given out before it happened, so that another way may be tried.
-    #[must_use]
-    pub const fn is_early(&self) -> bool {
-        self.early
     }
 
     /// As `--json` shows it on stderr.

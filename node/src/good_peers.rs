@@ -1,7 +1,7 @@
 //! Peers that were good, in the home's `peers.json`: where they can be dialled, so that a node that
 //! was in the swarm once finds its way back when its bootstrap nodes are gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -72,16 +72,13 @@ impl GoodPeers {
     /// Keeps who is there, for as long as the node runs.
     pub(crate) async fn keep(self, network: Network) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
-        let (mut known, mut rest) = (Vec::new(), 0);
+        let mut news = News::default();
         loop {
             looks.tick().await;
             let there = good(&network.status().await.peers);
-            rest += 1;
-            if there.is_empty() || (there == known && rest < RENEWAL) {
-                continue;
+            if news.is_due(&there) {
+                self.save(there).await;
             }
-            self.save(there.clone()).await;
-            (known, rest) = (there, 0);
         }
     }
 
@@ -129,6 +126,30 @@ impl GoodPeers {
             tracing::warn!(path = %self.path.display(), %error, "kept peers are not readable");
             Kept::default()
         })
+    }
+}
+
+/// When the file is written: for a peer that it has not, and now and then to renew when they were
+/// seen. Those who leave are no news: connections that nobody uses end in a minute.
+#[derive(Debug, Default)]
+struct News {
+    /// Written since the last renewal.
+    known: BTreeSet<String>,
+    looks: u32,
+}
+
+impl News {
+    fn is_due(&mut self, there: &[(String, Vec<String>)]) -> bool {
+        self.looks += 1;
+        if self.looks >= RENEWAL {
+            *self = Self::default();
+        }
+        let new = |(peer, _): &(String, Vec<String>)| !self.known.contains(peer);
+        let due = self.known.len() < MOST && there.iter().any(new);
+        if due {
+            self.known.extend(there.iter().map(|(peer, _)| peer.clone()));
+        }
+        due
     }
 }
 
@@ -192,6 +213,22 @@ mod tests {
         }
         let kept = club.read().swarms;
         assert!(kept.len() == MOST_SWARMS && kept.contains_key("39"), "{:?}", kept.keys());
+    }
+
+    #[test]
+    fn who_comes_is_news_and_who_goes_is_none() {
+        let mut news = News::default();
+        assert!(!news.is_due(&[]));
+        assert!(news.is_due(&there(&["a", "b"])));
+        for same in [&["a"][..], &[], &["b"], &["b", "a"]] {
+            assert!(!news.is_due(&there(same)), "{same:?}");
+        }
+        assert!(news.is_due(&there(&["c", "a"])));
+        let later = (0..RENEWAL).filter(|_| news.is_due(&there(&["a"]))).count();
+        assert_eq!(later, 1, "renewed once in a while");
+        let many: Vec<String> = (0..100).map(|number| format!("p{number}")).collect();
+        let many = many.iter().filter(|name| news.is_due(&there(&[name]))).count();
+        assert!(many <= MOST, "a crowd does not wear out the disk: {many}");
     }
 
     #[test]

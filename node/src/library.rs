@@ -307,14 +307,7 @@ impl Library {
     pub(crate) fn unknown(&self, name: &str) -> EngineError {
         let stored = self.names().into_iter().map(|(name, _)| name);
         let listed = catalogue::CATALOGUE.iter().map(|entry| entry.name.to_owned());
-        let mut near: Vec<(f64, String)> = stored
-            .chain(listed)
-            .map(|known| (strsim::jaro_winkler(name, &known), known))
-            .filter(|(alike, _)| *alike >= ALIKE)
-            .collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-        near.dedup_by(|a, b| a.1 == b.1);
-        let near = near.into_iter().take(SUGGESTED).map(|(_, name)| name).collect();
+        let near = alike(name, stored.chain(listed));
         EngineError::UnknownModel { name: name.chars().take(80).collect(), near }
     }
 
@@ -325,6 +318,18 @@ impl Library {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<KnownModel>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The names that are most like one that is not known, best first.
+pub(crate) fn alike(name: &str, known: impl Iterator<Item = String>) -> Vec<String> {
+    let name = name.to_lowercase();
+    let mut near: Vec<(f64, String)> = known
+        .map(|known| (strsim::jaro_winkler(&name, &known.to_lowercase()), known))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    near.dedup_by(|a, b| a.1 == b.1);
+    near.into_iter().take(SUGGESTED).map(|(_, name)| name).collect()
 }
 
 /// The id of a model that is known by name before anything of it is here.

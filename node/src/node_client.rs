@@ -7,6 +7,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use reqwest::StatusCode;
 use reqwest::header::{self, HeaderMap, HeaderValue};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api::control::{Route, RunEvent, RunRequest, ScoreReply, ScoreRequest};
@@ -56,49 +57,46 @@ impl NodeClient {
 
     /// Whether a node of ours answers there.
     pub(crate) async fn answers(&self) -> bool {
-        let asked = self.http.get(self.url("/taimatsu/v1/status")).timeout(THERE).send().await;
+        let asked = self.http.get(self.url("/version")).timeout(THERE).send().await;
+        let Ok(reply) = asked else { return false };
         // One that wants a key is a node, too; it says so when it is asked for more.
-        let ours = |status: StatusCode| status.is_success() || status == StatusCode::UNAUTHORIZED;
-        asked.is_ok_and(|reply| ours(reply.status()))
+        reply.status() == StatusCode::UNAUTHORIZED
+            || reply.json::<Value>().await.is_ok_and(|said| said["name"] == "taimatsu")
     }
 
     /// What it is doing.
     pub(crate) async fn status(&self) -> Result<Value, Failure> {
-        let sent = self.http.get(self.url("/taimatsu/v1/status")).send().await;
-        self.checked(sent).await?.json().await.map_err(|error| self.broken(&error))
+        self.read(self.http.get(self.url("/taimatsu/v1/status")).send().await).await
     }
 
     /// What it has seen of others.
     pub(crate) async fn reputation(&self, peer: Option<&str>) -> Result<Value, Failure> {
-        self.get("/taimatsu/v1/reputation", peer.map(|peer| ("peer", peer))).await
+        let query = peer.map(|peer| ("peer", peer));
+        let sent = self.http.get(self.url("/taimatsu/v1/reputation")).query(query.as_slice());
+        self.read(sent.send().await).await
     }
 
     /// Who hosts which blocks of a model.
     pub(crate) async fn map(&self, model: &str) -> Result<Value, Failure> {
         let sent = self.http.get(self.url("/taimatsu/v1/map")).query(&[("model", model)]);
-        let reply = self.checked(sent.send().await).await?;
-        reply.json().await.map_err(|error| self.broken(&error))
+        self.read(sent.send().await).await
     }
 
     /// Has it announce something in the DHT, to be looked up from elsewhere.
     pub(crate) async fn try_dht(&self) -> Result<Value, Failure> {
-        let sent = self.http.post(self.url("/taimatsu/v1/try-dht")).send().await;
-        self.checked(sent).await?.json().await.map_err(|error| self.broken(&error))
+        self.read(self.http.post(self.url("/taimatsu/v1/try-dht")).send().await).await
     }
 
     /// Receipts of the answers that it asked for.
     pub(crate) async fn receipts(&self, id: Option<&str>) -> Result<Value, Failure> {
-        self.get("/taimatsu/v1/receipts", id.map(|id| ("id", id))).await
-    }
-
-    async fn get(&self, path: &str, query: Option<(&str, &str)>) -> Result<Value, Failure> {
-        let sent = self.http.get(self.url(path)).query(query.as_slice()).send().await;
-        let reply = sent.map_err(|error| self.broken(&error))?;
-        if reply.status() == StatusCode::NOT_FOUND {
+        let query = id.map(|id| ("id", id));
+        let sent = self.http.get(self.url("/taimatsu/v1/receipts")).query(query.as_slice());
+        let sent = sent.send().await;
+        if sent.as_ref().is_ok_and(|reply| reply.status() == StatusCode::NOT_FOUND) {
             return Err(Failure::new(Code::NotFound, "nothing of the kind is kept here")
                 .try_this("taimatsu receipts"));
         }
-        reply.json().await.map_err(|error| self.broken(&error))
+        self.read(sent).await
     }
 
     /// Asks.
@@ -124,9 +122,14 @@ impl NodeClient {
             route: Route::of(route),
         };
         let sent = self.http.post(self.url("/taimatsu/v1/score")).json(&request).send().await;
-        let reply: ScoreReply =
-            self.checked(sent).await?.json().await.map_err(|error| self.broken(&error))?;
-        Ok(reply.into())
+        Ok(self.read::<ScoreReply>(sent).await?.into())
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        sent: reqwest::Result<reqwest::Response>,
+    ) -> Result<T, Failure> {
+        self.checked(sent).await?.json().await.map_err(|error| self.broken(&error))
     }
 
     async fn checked(

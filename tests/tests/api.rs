@@ -258,7 +258,9 @@ fn with_keys_everything_but_health_wants_one() {
     assert_eq!(node.get("/health").0, 503);
     let (status, refused) = node.get("/v1/models");
     assert_eq!((status, &refused["error"]["code"]), (401, &json!("invalid_api_key")));
-    machine.run(&["status"]).is_refused(2, &["wants an API key", "--api-key"]);
+    for command in ["status", "peers", "reputation", "receipts"] {
+        machine.run(&[command]).is_refused(2, &["wants an API key", "--api-key"]);
+    }
     assert_eq!(machine.run(&["status", "--json", "--api-key", keys]).json()["peer"], *node.peer);
     let mut command = machine.command(&["status", "--json"]);
     command.env("TAIMATSU_API_KEY", "sesame-2");

@@ -277,6 +277,7 @@ mod tests {
             (400, request, "context_length_exceeded", json!("messages")),
             (503, "server_error", "coverage_incomplete", Value::Null),
             (503, "server_error", "no_route", Value::Null),
+            (503, "server_error", "no_route", Value::Null),
             (429, "rate_limit_error", "queue_full", Value::Null),
             (502, "server_error", "peer_failed", Value::Null),
             (504, "server_error", "peer_timeout", Value::Null),

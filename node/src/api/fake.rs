@@ -238,6 +238,7 @@ pub(crate) fn every_error() -> Vec<EngineError> {
         EngineError::Invalid { param: "max_tokens", message: "too many".into() },
         EngineError::ContextOverflow { limit: 8192, asked: 9000, prompt: 8900 },
         EngineError::Uncovered { model: "m".into(), missing: vec![[10, 19], [25, 29]] },
+        EngineError::NoHost { model: "m".into() },
         EngineError::NoSuchRoute { model: "m".into(), wish: "chain" },
         EngineError::Busy { cause: "no KV".into(), retry_ms: 1500 },
         peer_failed(),

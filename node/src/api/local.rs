@@ -12,12 +12,12 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::asking::Asking;
 use super::control::{Route, RunEvent, RunRequest, ScoreReply, ScoreRequest};
 use super::error::ApiError;
 use super::failures::WireFailure;
-use super::reading::{Reading, begin};
 use super::{Api, body_of, sampling};
-use crate::engine::{Event, Question, SharedEngine};
+use crate::engine::{EngineError, Event};
 
 /// `POST /taimatsu/v1/run`. The engine's failures are events; only a request that cannot be read
 /// is a status of its own.
@@ -27,10 +27,10 @@ pub(super) async fn run(State(api): State<Api>, request: Request) -> Result<Resp
         ApiError::invalid("prompt", "give one of `prompt`, `messages` and `prompt_ids`")
     })?;
     sampling::check(&question.sampling)?;
-    let run = Run::Asking(api.engine, Box::new(question));
-    let lines = futures::stream::unfold(run, |run| async move {
-        let (event, run) = run.next().await?;
-        Some((Ok::<_, Infallible>(line(event)), run))
+    let asking = Asking::new(api.engine, vec![question]);
+    let lines = futures::stream::unfold(asking, |mut asking| async move {
+        let (_, event) = asking.next().await?;
+        Some((Ok::<_, Infallible>(line(event)), asking))
     });
     let mut reply = Response::new(Body::from_stream(lines));
     let kind = HeaderValue::from_static("application/x-ndjson");
@@ -42,10 +42,7 @@ pub(super) async fn run(State(api): State<Api>, request: Request) -> Result<Resp
 pub(super) async fn score(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let ScoreRequest { model, ids, top, route } = read(request).await?;
     let scored = api.engine.score(model, ids, top.into(), Route::wish(route)).await;
-    let scores = scored.map_err(|error| {
-        let whole = json!(WireFailure::from(error.clone()));
-        ApiError::from(error).with("engine", whole)
-    })?;
+    let scores = scored.map_err(whole)?;
     Ok(Json(ScoreReply::from(scores)).into_response())
 }
 
@@ -61,10 +58,7 @@ pub(super) async fn map(
 ) -> Result<Json<Value>, ApiError> {
     let model = asked.get("model").cloned().unwrap_or_default();
     let mapped = api.engine.map(model).await;
-    mapped.map(Json).map_err(|error| {
-        let whole = json!(WireFailure::from(error.clone()));
-        ApiError::from(error).with("engine", whole)
-    })
+    mapped.map(Json).map_err(whole)
 }
 
 /// `POST /taimatsu/v1/try-dht`.
@@ -97,29 +91,10 @@ pub(super) async fn receipts(
     })
 }
 
-/// An answer on its way to the command line. Dropping it cancels the answer.
-enum Run {
-    Asking(SharedEngine, Box<Question>),
-    Running(Reading),
-    Done,
-}
-
-impl Run {
-    /// The next event, and what is left; none after the end.
-    async fn next(self) -> Option<(Event, Self)> {
-        match self {
-            Self::Done => None,
-            Self::Asking(engine, question) => Some(match begin(&engine, *question).await {
-                Ok((started, reading)) => (Event::Started(started), Self::Running(reading)),
-                Err(error) => (Event::Failed(error), Self::Done),
-            }),
-            Self::Running(mut reading) => {
-                let event = reading.next().await;
-                let last = matches!(event, Event::Finished(_) | Event::Failed(_));
-                Some((event, if last { Self::Done } else { Self::Running(reading) }))
-            }
-        }
-    }
+/// A failure with all that the engine says of it.
+fn whole(error: EngineError) -> ApiError {
+    let whole = json!(WireFailure::from(error.clone()));
+    ApiError::from(error).with("engine", whole)
 }
 
 fn line(event: Event) -> Bytes {

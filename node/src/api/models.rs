@@ -1,15 +1,14 @@
 //! Which models there are, whether any can be answered, and which program this is.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use super::Api;
 use super::error::ApiError;
-use crate::engine::ModelState;
-
-/// Names that a 404 suggests at most.
-const NEAR: usize = 3;
+use crate::engine::{ModelState, ranges};
+use crate::library::alike;
 
 /// `GET /v1/models`: all that are known, each with its state.
 pub(super) async fn list(State(api): State<Api>) -> Json<Value> {
@@ -21,15 +20,19 @@ pub(super) async fn list(State(api): State<Api>) -> Json<Value> {
 /// `GET /v1/models/{id}`, by name or by `blake3:` id.
 pub(super) async fn one(
     State(api): State<Api>,
-    Path(asked): Path<String>,
+    asked: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let Path(asked) = asked.map_err(|error| ApiError::invalid("model", error.to_string()))?;
     let models = api.engine.models().await;
     let found = models
         .iter()
         .find(|model| model.name == asked || model.id.as_deref() == Some(asked.as_str()));
     match found {
         Some(model) => Ok(Json(entry(model, api.since))),
-        None => Err(ApiError::unknown_model(&asked, &near(&asked, &models))),
+        None => Err(ApiError::unknown_model(
+            &asked,
+            &alike(&asked, models.iter().map(|model| model.name.clone())),
+        )),
     }
 }
 
@@ -54,25 +57,6 @@ pub(super) async fn health(State(api): State<Api>) -> Result<Json<Value>, ApiErr
 /// `GET /version`.
 pub(super) async fn version() -> Json<Value> {
     Json(json!({ "name": "taimatsu", "version": env!("CARGO_PKG_VERSION") }))
-}
-
-/// Known models whose names are like `asked`: best first, a few.
-pub(super) fn near(asked: &str, models: &[ModelState]) -> Vec<String> {
-    let asked = asked.to_lowercase();
-    let likeness = |name: &str| {
-        let name = name.to_lowercase();
-        let alike = name.chars().zip(asked.chars()).take_while(|(a, b)| a == b).count();
-        // Three letters in common are a family, fewer are chance.
-        let contained = !asked.is_empty() && (name.contains(&asked) || asked.contains(&name));
-        if alike >= 3 || contained { alike.max(1) } else { 0 }
-    };
-    let mut found: Vec<(usize, &str)> = models
-        .iter()
-        .map(|model| (likeness(&model.name), model.name.as_str()))
-        .filter(|(likeness, _)| *likeness > 0)
-        .collect();
-    found.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
-    found.into_iter().take(NEAR).map(|(_, name)| name.to_owned()).collect()
 }
 
 /// A model as the OpenAI libraries read it; what is ours stands under one key.
@@ -102,8 +86,7 @@ fn lack(model: &ModelState) -> String {
     if model.missing.is_empty() {
         return format!("{} is not ready", model.name);
     }
-    let blocks: Vec<String> = model.missing.iter().map(|[a, b]| format!("{a}-{b}")).collect();
-    format!("{} has no host for blocks {}", model.name, blocks.join(", "))
+    format!("{} has no host for blocks {}", model.name, ranges(&model.missing))
 }
 
 #[cfg(test)]

@@ -11,9 +11,6 @@ const MAX_TEMPERATURE: f64 = 2.0;
 /// Where the request says nothing, the OpenAI API samples from the whole distribution.
 pub(super) const DEFAULT_TEMPERATURE: f32 = 1.0;
 
-/// Bits of a drawn seed: it is told, and many JSON libraries keep no more of a number.
-const DRAWN_BITS: u32 = 53;
-
 /// How tokens are to be chosen.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chosen {
@@ -42,7 +39,7 @@ pub(super) fn read(fields: &Fields<'_>, draw: fn() -> u64) -> Result<Chosen, Api
         top_k: top_k(fields)?,
         top_p: top_p.map_or(1.0, |value| value as f32),
         min_p: min_p.map_or(0.0, |value| value as f32),
-        seed: seed.unwrap_or_else(|| draw() & ((1 << DRAWN_BITS) - 1)),
+        seed: seed.unwrap_or_else(draw),
         choice: 0,
     };
     check(&sampling)?;

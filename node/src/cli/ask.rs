@@ -21,18 +21,18 @@ const MAX_STDIN: u64 = 8 << 20;
 
 /// Answers one question.
 pub(super) async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
-    let seed = args.seed.unwrap_or_else(crate::entropy::seed);
+    let seed = args.seed.unwrap_or_else(crate::entropy::told_seed);
     let question = question(&args, seed)?;
-    let printer = Printer::new(global, seed);
+    let mut printer = Printer::new(global, seed);
     match client::find_node(global).await? {
-        Some(node) => match ask_node(&node, question.clone(), printer).await {
+        Some(node) => match ask_node(&node, question.clone(), &mut printer).await {
             // Nothing was printed yet, and the asker did not insist on a route.
             Err(failure)
-                if failure.is_early()
+                if printer.is_untouched()
                     && may_compute_here(global, &failure, &args.model, args.route) =>
             {
                 tell(global, &failure);
-                ask_here(global, question, Printer::new(global, seed)).await
+                ask_here(global, question, printer).await
             }
             outcome => outcome,
         },
@@ -153,17 +153,11 @@ async fn ask_here(
 async fn ask_node(
     node: &NodeClient,
     question: Question,
-    mut printer: Printer,
+    printer: &mut Printer,
 ) -> Result<(), Failure> {
     let mut events = node.run(question).await?;
-    loop {
-        let event = events.next().await.map_err(|failure| failure.early(printer.is_untouched()))?;
-        match printer.event(event) {
-            Ok(false) => {}
-            Ok(true) => return Ok(()),
-            Err(failure) => return Err(failure.early(printer.is_untouched())),
-        }
-    }
+    while !printer.event(events.next().await?)? {}
+    Ok(())
 }
 
 /// Whether this process answers in the swarm's place: the asker did not insist on a route, and

@@ -2,13 +2,14 @@
 //! the word for no command at all.
 
 use clap::CommandFactory;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use taimatsu_protocol::PeerId;
 use taimatsu_protocol::opening::VERSION;
 
 use super::{Cli, Global};
-use crate::api_keys::ApiKeys;
 use crate::config::{self, Origin};
+use crate::engine::ranges;
 use crate::failure::{Code, Failure};
 use crate::home::{Home, note_of, read_key};
 use crate::node_client::NodeClient;
@@ -26,8 +27,7 @@ pub(super) async fn find_node(global: &Global) -> Result<Option<NodeClient>, Fai
     let noted = || note_of(&config::home(global).ok()?).map(|note| note.api);
     let filed = || (api.origin != Origin::Default).then_some(api.value);
     let address = if named { Some(api.value) } else { noted().or_else(filed) };
-    let keys = ApiKeys::of(global)?;
-    let client = address.and_then(|address| NodeClient::new(address, &keys));
+    let client = address.and_then(|address| NodeClient::new(address, &global.keys));
     let Some(client) = client else { return Ok(None) };
     match client.answers().await {
         true => Ok(Some(client)),
@@ -123,9 +123,7 @@ fn state(model: &Value) -> String {
 
 /// The blocks that a report calls missing: `0-3, 7-9`; empty where none are.
 pub(super) fn missing(report: &Value) -> String {
-    let ranges = report["missing"].as_array().into_iter().flatten();
-    let ranges: Vec<_> = ranges.map(|range| format!("{}-{}", range[0], range[1])).collect();
-    ranges.join(", ")
+    ranges(&Vec::<[u32; 2]>::deserialize(&report["missing"]).unwrap_or_default())
 }
 
 /// Version of the program and of what it speaks.

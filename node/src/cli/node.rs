@@ -13,7 +13,6 @@ use taimatsu_protocol::SwarmId;
 
 use super::{DemoNodeArgs, Global};
 use crate::api::access::Access;
-use crate::api_keys::ApiKeys;
 use crate::config::Settings;
 use crate::demo::{Ready, Starting, end_with_parent, is_over};
 use crate::failure::{Code, Failure};
@@ -143,7 +142,7 @@ async fn start(global: &Global, stages: &Stages) -> Result<Started, Failure> {
     let home = Home::take(&config::home(global)?)?;
     let key = home.key()?;
     let settings = &global.settings;
-    let access = Access::new(settings.api.value, &ApiKeys::of(global)?)?;
+    let access = Access::new(settings.api.value, &global.keys)?;
     let listener = bind_api(settings.api.value).await?;
     // All that can be refused is refused before anything is promised.
     let offers = offers(global).await?;
@@ -168,7 +167,7 @@ async fn start(global: &Global, stages: &Stages) -> Result<Started, Failure> {
         .local_addr()
         .map_err(|error| Failure::of(Code::Resources, "the API has no address", &error))?;
     let (stop_api, stopped) = tokio::sync::oneshot::channel::<()>();
-    let router = api::router(node.engine(), crate::entropy::seed, access);
+    let router = api::router(node.engine(), crate::entropy::told_seed, access);
     let api = tokio::spawn(api::serve(listener, router, async { drop(stopped.await) }));
     stages.done("API", &format!("http://{address}/v1"));
     let note = NodeNote { api: address, pid: std::process::id(), peer: node.peer() };

@@ -94,7 +94,8 @@ async fn perform(
 ) -> Result<StoredModel, Failure> {
     let cancel = Arc::new(AtomicBool::new(false));
     let _guard = CallOff(cancel.clone());
-    let options = PullOptions { offline: global.offline, cancel, ..PullOptions::default() };
+    let options =
+        PullOptions { offline: global.settings.offline.value, cancel, ..PullOptions::default() };
     let pulled = tokio::task::spawn_blocking(move || work(&options)).await;
     let pulled = pulled.map_err(|error| {
         Failure::new(Code::Failure, "the pull ended unexpectedly").because(error)

@@ -9,6 +9,7 @@ use crate::home::Home;
 use crate::ledger::Ledger;
 use crate::remembered;
 use crate::stages::short;
+use crate::stdout::say;
 
 /// Shows standings.
 pub(super) async fn reputation(global: &Global, peer: Option<&str>) -> Result<(), Failure> {
@@ -17,19 +18,18 @@ pub(super) async fn reputation(global: &Global, peer: Option<&str>) -> Result<()
         None => remembered::standings(&ledger(global)?.1.standings(), peer),
     };
     if global.json {
-        println!("{known}");
-        return Ok(());
+        return say(known);
     }
     let peers = known["peers"].as_array().cloned().unwrap_or_default();
     if peers.is_empty() && !global.quiet {
         crate::stderr::tell(&format!("nothing is known of {}", peer.unwrap_or("anybody yet")));
     }
     for known in &peers {
-        println!("{}", standing_line(known));
+        say(standing_line(known))?;
         if peer.is_some() {
             for reason in known["why"].as_array().into_iter().flatten() {
                 let what = reason["what"].as_str().unwrap_or("?");
-                println!("    {:>12}  {what} × {}", reason["at"], reason["times"]);
+                say(format!("    {:>12}  {what} × {}", reason["at"], reason["times"]))?;
             }
         }
     }
@@ -46,19 +46,16 @@ pub(super) async fn receipts(global: &Global, id: Option<&str>) -> Result<(), Fa
         })?,
     };
     if global.json {
-        println!("{known}");
-        return Ok(());
+        return say(known);
     }
     if id.is_some() {
-        print_answer(&known);
-        return Ok(());
+        return print_answer(&known);
     }
     let answers = known["answers"].as_array().cloned().unwrap_or_default();
     if answers.is_empty() && !global.quiet {
         crate::stderr::tell("no answers are kept here yet");
     }
-    answers.iter().for_each(print_answer);
-    Ok(())
+    answers.iter().try_for_each(print_answer)
 }
 
 /// The ledger of a home on which no node runs. The home is held as long: no node may start on it.
@@ -79,28 +76,22 @@ fn standing_line(known: &Value) -> String {
     format!("{peer}  {model:<16} correct {}  available {}", score("correct"), score("available"))
 }
 
-fn print_answer(answer: &Value) {
+fn print_answer(answer: &Value) -> Result<(), Failure> {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let state = match &answer["receipts"] {
         Value::String(word) => word.clone(),
         other => text(&other["broken"]),
     };
-    println!(
-        "{}  {}  {} tokens  {state}",
-        text(&answer["id"]),
-        text(&answer["model"]),
-        answer["tokens"]
-    );
+    let [id, model] = [text(&answer["id"]), text(&answer["model"])];
+    say(format!("{id}  {model}  {} tokens  {state}", answer["tokens"]))?;
     for hop in answer["hops"].as_array().into_iter().flatten() {
         let [first, last] = [&hop["blocks"][0], &hop["blocks"][1]];
-        println!(
-            "    {}  blocks {first}-{last}  {} signed",
-            short(&text(&hop["peer"])),
-            hop["signed"]
-        );
+        let (peer, signed) = (text(&hop["peer"]), &hop["signed"]);
+        say(format!("    {}  blocks {first}-{last}  {signed} signed", short(&peer)))?;
         for receipt in hop["receipts"].as_array().into_iter().flatten() {
             let [from, to] = [&receipt["positions"][0], &receipt["positions"][1]];
-            println!("        {from:>5}-{to:<5} {}", text(&receipt["digest"]));
+            say(format!("        {from:>5}-{to:<5} {}", text(&receipt["digest"])))?;
         }
     }
+    Ok(())
 }

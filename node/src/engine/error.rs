@@ -87,6 +87,7 @@ pub enum EngineError {
     Internal(String),
 }
 
-fn ranges(missing: &[[u32; 2]]) -> String {
+/// Ranges of blocks in words: `0-3, 7-9`.
+pub(crate) fn ranges(missing: &[[u32; 2]]) -> String {
     missing.iter().map(|[a, b]| format!("{a}-{b}")).collect::<Vec<_>>().join(", ")
 }

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PIECES: usize = 16;
 
 pub(super) async fn pull(global: &Global, file: &HubFile) -> Result<StoredModel, Failure> {
-    if global.offline {
+    if global.settings.offline.value {
         return Err(Failure::new(Code::NotFound, format!("{} is not fetched", file.path))
             .because("--offline (TAIMATSU_OFFLINE) forbids the network")
             .try_this("taimatsu import FILE"));
