@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use taimatsu_executor::{
-    ExecutorLimits, Input, LayerExecutor, Output, Want, Work, log_softmax_top, logprob_of,
-};
+use taimatsu_executor::{ExecutorLimits, Input, LayerExecutor, Output, Want, Work, log_softmax};
 use taimatsu_protocol::Span;
 
 use crate::answering::{self, Begun, Blame, Source};
@@ -83,9 +81,9 @@ impl LocalEngine {
                 return Err(EngineError::Internal("no logits came out of the executor".into()));
             };
             for logits in logits.chunks(vocab) {
-                let next = task.prompt.get(rows.len() + 1);
-                let next = next.and_then(|id| logprob_of(logits, *id));
-                rows.push(Score { next, top: log_softmax_top(logits, top) });
+                let next = task.prompt.get(rows.len() + 1).copied();
+                let (next, top) = log_softmax(logits, next, top);
+                rows.push(Score { next, top });
             }
         }
         Ok(Scores { rows, route: Route::default() })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use taimatsu_peer::policy::RETRY_MS;
 use taimatsu_peer::retry::{Attempts, Fault};
 use taimatsu_peer::routing::{Chain, PlanError, Wish};
 use taimatsu_peer::session::Failure;
@@ -22,9 +23,6 @@ use crate::run::{Run, RunFailure, Task};
 use crate::solo::SoloRun;
 use crate::swarm_engine::SwarmEngine;
 use crate::worker::Worker;
-
-/// When to ask again where nobody has room, in milliseconds.
-const RETRY_MS: u32 = 1_000;
 
 /// One question's ways: this node's own executor, or chains of hosts.
 pub(crate) struct SwarmSource {

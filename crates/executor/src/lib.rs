@@ -31,4 +31,4 @@ mod sampler;
 pub use contract::{ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want, Work};
 pub use cpu::{CpuExecutor, ExecutorLimits, Threads};
 pub use echo::EchoExecutor;
-pub use sampler::{History, Sampler, log_softmax_top, logprob_of};
+pub use sampler::{History, Sampler, log_softmax};

@@ -118,22 +118,15 @@ impl Sampler {
     }
 }
 
-/// The `k` likeliest tokens with the natural logs of their probabilities over the whole
-/// vocabulary, falling, ties to the lowest id. Logits that are not numbers are left out.
+/// The natural logs of probabilities over the whole vocabulary: of one token, if it is in there, and
+/// of the `k` likeliest, falling, ties to the lowest id. Logits that are not numbers are left out.
 #[must_use]
-pub fn log_softmax_top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+pub fn log_softmax(logits: &[f32], id: Option<u32>, k: usize) -> (Option<f32>, Vec<(u32, f32)>) {
     let log_total = log_total(logits);
-    ranked(logits, k)
-        .into_iter()
-        .map(|(id, logit)| (id, (f64::from(logit) - log_total) as f32))
-        .collect()
-}
-
-/// The natural log of one token's probability over the whole vocabulary; `None` outside of it.
-#[must_use]
-pub fn logprob_of(logits: &[f32], id: u32) -> Option<f32> {
-    let logit = logits.get(id as usize).filter(|logit| !logit.is_nan())?;
-    Some((f64::from(*logit) - log_total(logits)) as f32)
+    let log = |logit: f32| (f64::from(logit) - log_total) as f32;
+    let own = id.and_then(|id| logits.get(id as usize)).filter(|logit| !logit.is_nan());
+    let top = ranked(logits, k).into_iter().map(|(id, logit)| (id, log(logit)));
+    (own.map(|logit| log(*logit)), top.collect())
 }
 
 /// A token that may still be chosen.
@@ -375,12 +368,12 @@ mod tests {
     #[test]
     fn logprobs_are_over_the_whole_vocabulary() {
         let logits: Vec<f32> = [0.25_f32, 0.5, 0.25].iter().map(|share| share.ln() + 9.0).collect();
-        let top = log_softmax_top(&logits, 2);
+        let (second, top) = log_softmax(&logits, Some(1), 2);
         assert_eq!(top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 0]);
         assert!((top[0].1 - 0.5_f32.ln()).abs() < 1e-6 && (top[1].1 - 0.25_f32.ln()).abs() < 1e-6);
-        assert_eq!(log_softmax_top(&logits, 9).len(), 3);
-        assert_eq!(logprob_of(&logits, 1), Some(top[0].1));
-        assert_eq!(logprob_of(&logits, 3), None);
-        assert!(log_softmax_top(&[f32::NAN, 1.0], 2) == [(1, 0.0)]);
+        assert_eq!(log_softmax(&logits, None, 9).1.len(), 3);
+        assert_eq!(second, Some(top[0].1));
+        assert_eq!(log_softmax(&logits, Some(3), 0), (None, vec![]));
+        assert!(log_softmax(&[f32::NAN, 1.0], Some(0), 2) == (None, vec![(1, 0.0)]));
     }
 }

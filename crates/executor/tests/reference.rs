@@ -5,7 +5,7 @@ mod support;
 
 use serde::Deserialize;
 use support::{Case, Chain, Model, Step, TinyModel, data};
-use taimatsu_executor::log_softmax_top;
+use taimatsu_executor::log_softmax;
 
 /// Margin in nats above which another engine's rounding does not change the best token.
 const CLEAR: f32 = 0.5;
@@ -85,7 +85,7 @@ struct Answer {
 
 impl Answer {
     fn of(logits: &[f32]) -> Self {
-        let (best, logprob) = log_softmax_top(logits, 1)[0];
+        let (best, logprob) = log_softmax(logits, None, 1).1[0];
         let shift = logprob - logits[best as usize];
         Self { best, logprobs: logits.iter().map(|logit| logit + shift).collect() }
     }

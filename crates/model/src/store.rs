@@ -149,8 +149,18 @@ impl Store {
     /// # Errors
     /// Its files are broken.
     pub fn find(&self, name_or_id: &str) -> Result<Option<StoredModel>, StoreError> {
-        let index = self.index()?;
-        let Some(record) = index.find(name_or_id) else { return Ok(None) };
+        self.index()?.find(name_or_id).map_or(Ok(None), |record| self.stored(record))
+    }
+
+    /// The stored model whose file has this SHA-256 (hexadecimal), if there is one.
+    ///
+    /// # Errors
+    /// Its files are broken.
+    pub fn find_file(&self, sha256: &str) -> Result<Option<StoredModel>, StoreError> {
+        self.index()?.find_file(sha256).map_or(Ok(None), |record| self.stored(record))
+    }
+
+    fn stored(&self, record: &Record) -> Result<Option<StoredModel>, StoreError> {
         let path = self.gguf_path(&record.sha256);
         if !path.is_file() {
             return Ok(None);

@@ -53,10 +53,9 @@ impl Entry {
             backoff: FIRST_BACKOFF,
             reached: false,
         };
-        let later = |number: usize| now + ROUND * u32::try_from(number / AT_ONCE).unwrap_or(0);
         let given = bootstrap.iter().map(|address| point(address, false, now));
         let old = remembered.iter().enumerate();
-        let old = old.map(|(number, address)| point(address, true, later(number)));
+        let old = old.map(|(number, address)| point(address, true, later(now, number)));
         Self { points: given.chain(old).collect(), met: Vec::new() }
     }
 
@@ -144,8 +143,22 @@ impl Entry {
     pub(crate) fn alone(&mut self, now: Instant) {
         self.met.clear();
         let idle = |p: &&mut Point| matches!(p.state, State::Resting(_) | State::Spare);
-        self.points.iter_mut().filter(idle).for_each(|point| point.fail(now));
+        let mut remembered = 0;
+        for point in self.points.iter_mut().filter(idle) {
+            if point.remembered {
+                point.state = State::Due(later(now, remembered) + FIRST_BACKOFF);
+                point.backoff = FIRST_BACKOFF;
+                remembered += 1;
+            } else {
+                point.fail(now);
+            }
+        }
     }
+}
+
+/// When the remembered address of this number is dialled: a few at a time.
+fn later(now: Instant, number: usize) -> Instant {
+    now + ROUND * u32::try_from(number / AT_ONCE).unwrap_or(0)
 }
 
 impl Point {
@@ -265,6 +278,9 @@ mod tests {
         let back = entry.due(due).map(|(at, _)| at);
         assert_eq!(back, Some(0), "whoever was good before comes first");
         assert!(entry.next_due().unwrap() > now);
+        let soon = now + FIRST_BACKOFF;
+        let at_once = entry.points.iter().filter(|point| point.due().is_some_and(|at| at <= soon));
+        assert!((1..=AT_ONCE).contains(&at_once.count()), "a few at a time, again");
     }
 
     #[test]

@@ -73,7 +73,9 @@ impl Pace {
     where
         W: AsyncWrite + Unpin,
     {
-        for piece in bytes.chunks(PIECE) {
+        // Without a limit nothing is paid in pieces: each would be a frame of its own below.
+        let piece = if self.0.bucket.is_some() { PIECE } else { bytes.len().max(1) };
+        for piece in bytes.chunks(piece) {
             let wait = self.take(piece.len() as u64);
             if bytes.len() > SMALL && !wait.is_zero() {
                 self.0.waits.fetch_add(1, Ordering::Relaxed);

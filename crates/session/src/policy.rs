@@ -6,6 +6,17 @@ use std::time::Duration;
 /// round trips on a bad link.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a neighbour's hello waits for the client's opening.
+pub const EARLY: Duration = Duration::from_secs(5);
+
+/// Hellos that may wait. Beyond it they are refused: whoever opens so many without openings is no
+/// neighbour.
+pub const EARLY_HELLOS: usize = 128;
+
+/// How long the next hop may take to be dialled and to answer. It covers the time that a hello may
+/// wait for its opening.
+pub const DIAL: Duration = Duration::from_secs(6);
+
 /// A hop that says nothing for this long is lost. Three missed acknowledgements, and less than
 /// the five seconds that a caller is promised.
 pub const HOP_SILENCE: Duration = Duration::from_millis(3_500);

@@ -1,6 +1,7 @@
 //! Who hosts what: asked of the DHT for names of hosts, and of these for signed announcements.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,7 +9,7 @@ use futures::stream;
 use taimatsu_network::{Network, ProviderKey};
 use taimatsu_peer::Input;
 use taimatsu_protocol::announcement::{Answer, MAX_ANSWER, Query};
-use taimatsu_protocol::{Announcement, ModelId, PeerId, SwarmId, codec};
+use taimatsu_protocol::{Announcement, Digest, ModelId, PeerId, SwarmId, codec};
 
 use super::judge::Judge;
 
@@ -105,10 +106,15 @@ async fn ask_all(
         found.rotate_left(start as usize);
     }
     let asked = stream::iter(found.into_iter().take(ASKED));
-    asked.for_each_concurrent(AT_A_TIME, |peer| ask(network, judge, peer, model)).await;
+    let seen = Seen::default();
+    asked.for_each_concurrent(AT_A_TIME, |peer| ask(network, judge, peer, model, &seen)).await;
 }
 
-async fn ask(network: &Network, judge: &Judge, peer: PeerId, model: Option<ModelId>) {
+/// Announcements that were believed in one round: hosts tell each other's, and a signature takes
+/// some 70 microseconds to check.
+type Seen = Mutex<BTreeSet<Digest>>;
+
+async fn ask(network: &Network, judge: &Judge, peer: PeerId, model: Option<ModelId>, seen: &Seen) {
     let query = codec::encode(&Query::Announcements { model });
     let asked = tokio::time::timeout(PATIENCE, network.ask(peer, query)).await;
     let Ok(Ok(answer)) = asked else {
@@ -117,9 +123,17 @@ async fn ask(network: &Network, judge: &Judge, peer: PeerId, model: Option<Model
         return;
     };
     let Ok(Answer::Announcements(list)) = codec::decode(&answer, MAX_ANSWER) else { return };
+    let lock = || seen.lock().unwrap_or_else(PoisonError::into_inner);
     for signed in list.into_vec() {
+        let digest = signed.digest();
+        if lock().contains(&digest) {
+            continue;
+        }
         match signed.verify::<Announcement>() {
-            Ok(verified) => judge.tell(Input::Announced(Box::new(verified))).await,
+            Ok(verified) => {
+                lock().insert(digest);
+                judge.tell(Input::Announced(Box::new(verified))).await;
+            }
             Err(error) => tracing::debug!(%peer, %error, "an announcement is not believed"),
         }
     }

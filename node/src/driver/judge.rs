@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use taimatsu_network::Network;
+use taimatsu_peer::policy::RETRY_MS;
 use taimatsu_peer::routing::{Chain, Wish};
 use taimatsu_peer::{Ask, Config, Input, OpeningSummary, Output, Peer, Privacy, RouteError};
 use taimatsu_protocol::opening::{Opening, Refusal};
@@ -18,9 +19,6 @@ use crate::ledger::{Kept, Ledger};
 
 /// Commands that may wait; whoever sends one more waits too.
 const COMMANDS: usize = 256;
-
-/// When a judge that does not answer asks to be tried again, in milliseconds.
-const RETRY_MS: u32 = 1_000;
 
 /// A handle to the judgement; cloned freely.
 #[derive(Debug, Clone)]

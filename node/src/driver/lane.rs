@@ -1,12 +1,12 @@
 //! One end of a lane: dialled or awaited, straight or through the client, sealed either way.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 use taimatsu_network::{FrameReader, Network, StreamKind};
 use taimatsu_peer::session::End;
+use taimatsu_peer::session::policy::DIAL;
 use taimatsu_protocol::control::Forward;
 use taimatsu_protocol::link::{Downstream, Greeting, LinkAck, LinkHello, LinkReply};
 use taimatsu_protocol::opening::LaneOpening;
@@ -16,10 +16,6 @@ use tokio::sync::mpsc;
 
 use super::hop_task::{Arrival, HopEvent};
 use super::streams::{FrameQueue, pump};
-
-/// How long the next hop may take to be dialled and to answer (docs/protocol.md 3.5). It covers
-/// the time that a hello may wait for its opening.
-const DIAL: Duration = Duration::from_secs(6);
 
 /// The longest frame of a lane's handshake, in bytes.
 const HANDSHAKE: usize = 1024;

@@ -3,19 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
+use taimatsu_peer::session::policy::{EARLY, EARLY_HELLOS};
 use taimatsu_protocol::SessionId;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::hop_task::{Arrival, HopEvent};
-
-/// How long a neighbour's hello waits for the client's opening (docs/protocol.md 3.5).
-const EARLY: Duration = Duration::from_secs(5);
-
-/// Hellos that may wait. Beyond it they are refused: whoever opens so many without openings is no
-/// neighbour.
-const EARLY_HELLOS: usize = 128;
 
 /// Sessions by id. Cloned freely; the lock is never held across an await.
 #[derive(Debug, Clone)]
@@ -64,21 +57,32 @@ impl Registry {
     /// Hands a neighbour's stream to its session, waiting a while for the session to be opened.
     /// Dropped (and so refused) where there is none.
     pub(crate) async fn deliver(&self, arrival: Arrival) {
-        let Ok(_waiting) = self.early.try_acquire() else { return };
         let session = arrival.hello.session;
-        let found = tokio::time::timeout(EARLY, async {
-            loop {
-                let added = self.added.notified();
-                tokio::pin!(added);
-                added.as_mut().enable();
-                if let Some(events) = self.lock().get(&session) {
-                    return events.clone();
-                }
-                added.await;
+        // Only who waits takes a place: strangers' hellos do not keep neighbours out.
+        let known = self.lock().get(&session).cloned();
+        let events = match known {
+            Some(events) => events,
+            None => {
+                let Ok(_waiting) = self.early.try_acquire() else { return };
+                let Ok(events) = tokio::time::timeout(EARLY, self.entered(session)).await else {
+                    return;
+                };
+                events
             }
-        });
-        if let Ok(events) = found.await {
-            let _ = events.send(HopEvent::Arrived(Box::new(arrival))).await;
+        };
+        let _ = events.send(HopEvent::Arrived(Box::new(arrival))).await;
+    }
+
+    /// The session's events, once it is entered.
+    async fn entered(&self, session: SessionId) -> mpsc::Sender<HopEvent> {
+        loop {
+            let added = self.added.notified();
+            tokio::pin!(added);
+            added.as_mut().enable();
+            if let Some(events) = self.lock().get(&session) {
+                return events.clone();
+            }
+            added.await;
         }
     }
 

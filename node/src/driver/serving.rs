@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use taimatsu_network::{FrameReader, FrameWriter, Network};
+use taimatsu_peer::policy::RETRY_MS;
 use taimatsu_protocol::link::LinkHello;
 use taimatsu_protocol::opening::{Hello, MAX_OPENING, Opening, Refusal, Reply, VERSION};
 use taimatsu_protocol::sealed::{Channel, Direction, Place, Secret};
@@ -21,9 +22,6 @@ use crate::worker::{Seat, SeatError, Tail, Worker};
 
 /// How long a stream's first frame may take.
 const FIRST_FRAME: Duration = Duration::from_secs(5);
-
-/// When a host that cannot take a session asks to be tried again, in milliseconds.
-const RETRY_MS: u32 = 1_000;
 
 /// A span that this node hosts.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use taimatsu_executor::EchoExecutor;
+use taimatsu_peer::policy::RETRY_MS;
 use taimatsu_peer::retry::Attempts;
 use taimatsu_peer::routing::{Chain, PlanError, Wish};
 use taimatsu_peer::session::{Failure, Finish};
@@ -16,9 +17,6 @@ use super::events::{Event, name};
 use super::run::Run;
 use super::streams::Hello;
 use super::world::{AskId, NodeId, World};
-
-/// When to ask again where nobody has room, in milliseconds.
-const RETRY_MS: u32 = 1_000;
 
 /// How the asker reads.
 #[derive(Debug, Clone, Copy)]

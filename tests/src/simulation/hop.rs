@@ -1,11 +1,11 @@
 //! A host's session, performed as `node/src/driver/{hop_task,lane}.rs` do.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use bytes::Bytes;
 use taimatsu_executor::KvId;
 use taimatsu_peer::Input;
+use taimatsu_peer::session::policy::DIAL;
 use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput};
 use taimatsu_protocol::control::{ToClient, ToHop, Violation};
 use taimatsu_protocol::signed::Verified;
@@ -16,9 +16,6 @@ use super::serving::short;
 use super::streams::{Frame, Kind, LaneFrame, LinkHello, StreamId, lane_end};
 use super::worker::{Command, Order};
 use super::world::{NodeId, World};
-
-/// How long a hop tries to reach the next one.
-const DIAL: Duration = Duration::from_secs(3);
 
 /// A session on a host.
 #[derive(Debug)]

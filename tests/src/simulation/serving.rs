@@ -1,9 +1,9 @@
 //! What strangers ask of a host, as `node/src/driver/{serving,registry}.rs` have it.
 
-use std::time::Duration;
-
 use taimatsu_executor::{ExecutorError, KvId};
+use taimatsu_peer::policy::RETRY_MS;
 use taimatsu_peer::session::HopConfig;
+use taimatsu_peer::session::policy::{EARLY, EARLY_HELLOS};
 use taimatsu_peer::{Input, OpeningSummary};
 use taimatsu_protocol::SessionId;
 use taimatsu_protocol::opening::{Opening, Refusal};
@@ -14,15 +14,6 @@ use super::node::PREKEY_GRACE;
 use super::streams::{Frame, Hello, LaneFrame, LinkHello, StreamId};
 use super::worker::Command;
 use super::world::{NodeId, World};
-
-/// How long a neighbour's hello waits for the client's opening.
-const EARLY: Duration = Duration::from_secs(5);
-
-/// Hellos that may wait.
-const EARLY_HELLOS: usize = 128;
-
-/// When a host that cannot take a session asks to be tried again, in milliseconds.
-const RETRY_MS: u32 = 1_000;
 
 /// A neighbour that came before the opening did.
 #[derive(Debug, Clone, Copy)]

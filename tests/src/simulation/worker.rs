@@ -44,6 +44,8 @@ pub(crate) struct Worker {
     /// The ids so far of sessions whose tail is here.
     tails: BTreeMap<KvId, Vec<u32>>,
     inbox: VecDeque<Command>,
+    /// Jobs that wait for the next round.
+    orders: Vec<Order>,
     /// Passes of this round that are still to be made; the first is under way.
     round: VecDeque<Vec<Order>>,
     decode_micros: u32,
@@ -81,6 +83,7 @@ impl Worker {
             executor: EchoExecutor::new(span, shape, speed.capacity),
             tails: BTreeMap::new(),
             inbox: VecDeque::new(),
+            orders: Vec::new(),
             round: VecDeque::new(),
             decode_micros: 0,
             prefill_rate: 0,
@@ -116,9 +119,7 @@ impl Worker {
 
     /// Takes commands, and opens and closes; false if there is nothing to compute.
     fn begin_round(&mut self, opened: &mut Vec<Opening>) -> bool {
-        let mut orders: Vec<Order> = Vec::new();
-        while orders.len() < BATCH {
-            let Some(command) = self.inbox.pop_front() else { break };
+        while let Some(command) = self.inbox.pop_front() {
             match command {
                 Command::Open { session, positions, tail } => {
                     let kv = self.executor.open(positions);
@@ -127,17 +128,22 @@ impl Worker {
                     }
                     opened.push((session, kv));
                 }
-                Command::Run(order) => orders.push(order),
+                Command::Run(order) => self.orders.push(order),
                 Command::Close(kv) => {
-                    orders.retain(|order| order.kv != kv);
+                    self.orders.retain(|order| order.kv != kv);
                     self.tails.remove(&kv);
                     self.executor.close(kv);
                 }
             }
         }
-        let (decode, prefill): (Vec<_>, Vec<_>) =
-            orders.into_iter().partition(|order| order.job.count == 1);
-        let passes = std::iter::once(decode).chain(prefill.into_iter().map(|order| vec![order]));
+        self.orders.sort_by_key(|order| order.job.count > 1);
+        let decoding = self.orders.iter().take_while(|order| order.job.count == 1).count();
+        let mut rest = self.orders.split_off(decoding.min(BATCH));
+        let decode = std::mem::take(&mut self.orders);
+        let prefill = rest.iter().position(|order| order.job.count > 1);
+        let prefill = prefill.map(|at| vec![rest.remove(at)]);
+        self.orders = rest;
+        let passes = std::iter::once(decode).chain(prefill);
         self.round = passes.filter(|pass| !pass.is_empty()).collect();
         !self.round.is_empty()
     }
@@ -271,8 +277,8 @@ fn floats(job: &Job) -> Vec<f32> {
 
 /// As the node's worker smooths its gauges.
 fn smooth(gauge: &mut u32, value: u64) {
-    let value = u32::try_from(value).unwrap_or(u32::MAX);
-    let old = *gauge;
-    let new = if old == 0 { value } else { (old / 8).saturating_mul(7).saturating_add(value / 8) };
-    *gauge = new.max(1);
+    let old = u64::from(*gauge);
+    let value = value.min(u32::MAX.into());
+    let new = if old == 0 { value } else { (old * 7 + value) / 8 };
+    *gauge = u32::try_from(new).unwrap_or(u32::MAX).max(1);
 }

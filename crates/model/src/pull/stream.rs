@@ -26,16 +26,10 @@ pub struct Sent {
 /// # Errors
 /// The store is not readable.
 pub fn present(store: &Store, sent: &Sent) -> Result<Option<StoredModel>, StoreError> {
-    for listed in store.list()? {
-        let name = listed.names.first().map_or("", String::as_str);
-        let found = store.find(name)?;
-        if let Some(model) =
-            found.filter(|model| sent.sha256.is_some() && model.sha256 == sent.sha256)
-        {
-            return Ok(Some(model));
-        }
+    match &sent.sha256 {
+        Some(sha256) => store.find_file(sha256),
+        None => Ok(None),
     }
-    Ok(None)
 }
 
 /// Takes a model in as it comes from `bytes`; what ends early, or is not what was told, leaves

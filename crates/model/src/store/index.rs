@@ -123,6 +123,10 @@ impl Index {
         self.models.iter().find(|record| record.is(name_or_id))
     }
 
+    pub(super) fn find_file(&self, sha256: &str) -> Option<&Record> {
+        self.models.iter().find(|record| record.sha256 == sha256)
+    }
+
     pub(super) fn take(&mut self, name_or_id: &str) -> Option<Record> {
         let at = self.models.iter().position(|record| record.is(name_or_id))?;
         Some(self.models.remove(at))
