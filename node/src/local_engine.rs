@@ -70,7 +70,7 @@ impl LocalEngine {
         let mut executor =
             hosting::load_executor(&self.model, self.whole()?, self.limits(positions))
                 .map_err(|error| internal(&error))?;
-        let kv = executor.open(positions).map_err(|error| internal(&error))?;
+        let kv = executor.open(positions, executor.span()).map_err(|error| internal(&error))?;
         let vocab = executor.shape().vocab as usize;
         let mut rows = Vec::new();
         for chunk in task.prompt.chunks(SCORE_CHUNK) {

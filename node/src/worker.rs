@@ -58,9 +58,20 @@ pub(crate) type Done = (Result<Executed, HopFailure>, u64);
 
 #[derive(Debug)]
 enum Command {
-    Open { positions: u32, tail: Option<Tail>, reply: oneshot::Sender<Result<KvId, ExecutorError>> },
-    Run { kv: KvId, job: Job, reply: oneshot::Sender<Done> },
-    Close { kv: KvId },
+    Open {
+        positions: u32,
+        part: Span,
+        tail: Option<Tail>,
+        reply: oneshot::Sender<Result<KvId, ExecutorError>>,
+    },
+    Run {
+        kv: KvId,
+        job: Job,
+        reply: oneshot::Sender<Done>,
+    },
+    Close {
+        kv: KvId,
+    },
 }
 
 /// What the tail needs to make tokens: its task and the ids so far.
@@ -93,7 +104,7 @@ impl Worker {
         let (span, shape) = (executor.span(), executor.shape());
         let gauges = Arc::new(Gauges::default());
         gauges.free_positions.store(executor.free_positions(), Ordering::Relaxed);
-        let mut bench = Bench { executor, voices: BTreeMap::new(), gauges: gauges.clone() };
+        let mut bench = Bench { executor, places: BTreeMap::new(), gauges: gauges.clone() };
         std::thread::Builder::new()
             .name(format!("span {span}"))
             .spawn(move || bench.serve(inbox))?;
@@ -130,13 +141,18 @@ impl Worker {
         self.gauges.computed.load(Ordering::Relaxed)
     }
 
-    /// Reserves KV for a session.
+    /// Reserves KV for a session that runs `part` of the span.
     ///
     /// # Errors
     /// No KV, or no answer.
-    pub(crate) async fn open(&self, positions: u32, tail: Option<Tail>) -> Result<Seat, SeatError> {
+    pub(crate) async fn open(
+        &self,
+        positions: u32,
+        part: Span,
+        tail: Option<Tail>,
+    ) -> Result<Seat, SeatError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Open { positions, tail, reply };
+        let command = Command::Open { positions, part, tail, reply };
         self.commands.try_send(command).map_err(|_| SeatError::Unavailable)?;
         let kv = answer.await.map_err(|_| SeatError::Unavailable)??;
         Ok(Seat { kv, commands: self.commands.clone() })
@@ -171,8 +187,16 @@ impl Drop for Seat {
 /// The thread's own things.
 struct Bench {
     executor: Box<dyn LayerExecutor>,
-    voices: BTreeMap<KvId, Voice>,
+    places: BTreeMap<KvId, Place>,
     gauges: Arc<Gauges>,
+}
+
+/// A session's.
+struct Place {
+    /// How many of the span's blocks it runs.
+    blocks: u64,
+    /// Where its tail is here.
+    voice: Option<Voice>,
 }
 
 type Order = (KvId, Job, oneshot::Sender<Done>);
@@ -211,10 +235,11 @@ impl Bench {
 
     fn take(&mut self, command: Command, orders: &mut Vec<Order>) {
         match command {
-            Command::Open { positions, tail, reply } => {
-                let opened = self.executor.open(positions);
-                if let (Ok(kv), Some(tail)) = (&opened, tail) {
-                    self.voices.insert(*kv, Voice::new(tail));
+            Command::Open { positions, part, tail, reply } => {
+                let opened = self.executor.open(positions, part);
+                if let Ok(kv) = &opened {
+                    let voice = tail.map(Voice::new);
+                    self.places.insert(*kv, Place { blocks: part.blocks().len() as u64, voice });
                 }
                 if let Err(Ok(kv)) = reply.send(opened) {
                     self.close(kv);
@@ -229,7 +254,7 @@ impl Bench {
     }
 
     fn close(&mut self, kv: KvId) {
-        self.voices.remove(&kv);
+        self.places.remove(&kv);
         self.executor.close(kv);
     }
 
@@ -282,7 +307,8 @@ impl Bench {
             Output::Nothing => return Ok(Executed::Nothing),
             Output::Logits(logits) => logits,
         };
-        let Some(voice) = self.voices.get_mut(&kv) else { return Err(HopFailure::Internal) };
+        let place = self.places.get_mut(&kv).and_then(|place| place.voice.as_mut());
+        let Some(voice) = place else { return Err(HopFailure::Internal) };
         match (&voice.task, job.want) {
             (TailTask::Generate { sampling, logprobs, .. }, Want::Sample { .. }) => {
                 let (sampling, logprobs) = (*sampling, *logprobs);
@@ -298,10 +324,15 @@ impl Bench {
         }
     }
 
+    /// Speeds are of the whole span: a session that runs half of it counts for half.
     fn measure(&self, orders: &[Order], micros: u64) {
-        let positions: u64 = orders.iter().map(|(_, job, _)| u64::from(job.count)).sum();
+        let counts = || orders.iter().map(|(kv, job, _)| (kv, u64::from(job.count)));
+        let positions: u64 = counts().map(|(_, count)| count).sum();
         self.gauges.computed.fetch_add(positions, Ordering::Relaxed);
-        let micros = micros.max(1);
+        let blocks = |kv| self.places.get(kv).map_or(1, |place| place.blocks);
+        let done: u64 = counts().map(|(kv, count)| count * blocks(kv)).sum();
+        let all = positions * self.executor.span().blocks().len() as u64;
+        let micros = (micros.max(1) * all / done.max(1)).max(1);
         if orders[0].1.count == 1 {
             smooth(&self.gauges.decode_micros, micros / positions.max(1));
         } else {
@@ -364,11 +395,18 @@ mod tests {
 
     fn bench() -> Bench {
         let executor = Box::new(EchoExecutor::new(Span::new(0..2, 4).unwrap(), SHAPE, 512));
-        Bench { executor, voices: BTreeMap::new(), gauges: Arc::default() }
+        Bench { executor, places: BTreeMap::new(), gauges: Arc::default() }
     }
 
     fn order(bench: &mut Bench, ids: &[u32]) -> (Order, oneshot::Receiver<Done>) {
-        let kv = bench.executor.open(64).unwrap();
+        order_of(bench, "0-1", ids)
+    }
+
+    fn order_of(bench: &mut Bench, part: &str, ids: &[u32]) -> (Order, oneshot::Receiver<Done>) {
+        let part = Span::parse_inclusive(part, SHAPE.blocks).unwrap();
+        let (reply, mut opened) = oneshot::channel();
+        bench.take(Command::Open { positions: 64, part, tail: None, reply }, &mut Vec::new());
+        let kv = opened.try_recv().unwrap().unwrap();
         let (reply, answer) = oneshot::channel();
         let (input, count) = (JobInput::Ids(ids.to_vec()), ids.len() as u32);
         ((kv, Job { start: 0, count, input, want: Want::Hidden }, reply), answer)
@@ -394,6 +432,14 @@ mod tests {
         assert!(bench.round(vec![bad]).is_empty());
         assert!(answer.try_recv().unwrap().0.is_err());
         assert_eq!(bench.gauges.decode_micros.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn half_a_span_is_not_twice_the_speed() {
+        let mut bench = bench();
+        let (half, _answer) = order_of(&mut bench, "0-0", &[1]);
+        bench.measure(&[half], 1_000);
+        assert_eq!(bench.gauges.decode_micros.load(Ordering::Relaxed), 2_000);
     }
 
     #[test]

@@ -9,11 +9,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use taimatsu_model::catalogue::SMOLLM2_135M;
 use taimatsu_model::{Store, pull, store};
+use taimatsu_tests::program::Machine;
 use taimatsu_tests::swarm::{Member, Swarm, question};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_taimatsu-under-test");
 const MODEL: &str = "smollm2:135m";
 const BLOCKS: u32 = 30;
+
+/// A model of four blocks that answers in milliseconds.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/tiny/llama.q4_1.gguf");
 
 /// How long a swarm on loopback may take to stand; only a broken one takes this long.
 const STAND: Duration = Duration::from_secs(60);
@@ -95,6 +99,29 @@ fn three_processes_answer_as_one() {
                 assert!(hop["direct_frames"].as_u64() >= Some(alone.len() as u64 - 1), "{hop}");
             }
         }
+    }
+}
+
+/// Spans that overlap: the second host is entered at the block where the first one ends.
+#[test]
+fn a_host_is_entered_midway() {
+    let machine = Machine::new(PROGRAM);
+    let models = machine.models();
+    let prompt = [504, 412, 89, 7];
+    let mut lone = Swarm::start(PROGRAM, &models);
+    let one = lone.host(TINY);
+    let expected = tokens(&ask(&one, &question(TINY, &prompt, 12, "local")));
+    for (spans, entered) in [
+        (["@0-1", ""].map(|span| format!("{TINY}{span}")), [2, 3]),
+        (["@0-2", "@1-3"].map(|span| format!("{TINY}{span}")), [3, 3]),
+    ] {
+        let mut swarm = Swarm::start(PROGRAM, &models);
+        let (hosts, client) = swarm.hosts_and_client(&spans);
+        let events = ask_when_it_stands(&client, &question(TINY, &prompt, 12, "chain"));
+        assert_eq!(tokens(&events), expected, "{spans:?}");
+        let hops = &events.last().unwrap()["finished"]["report"]["hops"];
+        assert_eq!(hops[1]["peer"], *hosts[1].peer);
+        assert_eq!(hops[1]["blocks"], json!(entered));
     }
 }
 

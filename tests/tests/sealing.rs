@@ -196,7 +196,7 @@ fn activations(models: &Path, ids: &[u32]) -> [Vec<u8>; 2] {
     let through = |span: &str, input: Input<'_>| {
         let span = Span::parse_inclusive(span, 30).unwrap();
         let mut executor = CpuExecutor::load(&file, &model.manifest, span, LIMITS).unwrap();
-        let kv = executor.open(512).unwrap();
+        let kv = executor.open(512, span).unwrap();
         let work = Work { kv, start: 0, input, want: Want::Hidden };
         let Output::Hidden(hidden) = executor.step(&[work]).remove(0).unwrap() else { panic!() };
         hidden

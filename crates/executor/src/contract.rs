@@ -15,12 +15,13 @@ pub trait LayerExecutor: Send {
     /// The model's outer dimensions.
     fn shape(&self) -> ModelShape;
 
-    /// Reserves KV for `positions` positions.
+    /// Reserves KV for `positions` positions of a session that runs `part` of the span: all of it,
+    /// or entered or left midway. Its inputs and outputs are then those of a span `part`.
     ///
     /// # Errors
     /// [`ExecutorError::NoKv`] when they are not free, [`ExecutorError::ContextFull`] when the
-    /// model cannot look back that far.
-    fn open(&mut self, positions: u32) -> Result<KvId, ExecutorError>;
+    /// model cannot look back that far, [`ExecutorError::NotHere`] for blocks of other spans.
+    fn open(&mut self, positions: u32, part: Span) -> Result<KvId, ExecutorError>;
 
     /// Frees a reservation at once. An unknown id is no error: closing twice is fine.
     fn close(&mut self, kv: KvId);
@@ -40,6 +41,13 @@ pub trait LayerExecutor: Send {
     /// Computes a batch: one answer per work, in order. A work that fails leaves its own KV as it
     /// was and does not touch the others.
     fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>>;
+}
+
+/// Refuses a part that the span of an executor does not have.
+pub(crate) fn check_part(span: Span, shape: ModelShape, part: Span) -> Result<(), ExecutorError> {
+    let is_one = Span::new(part.blocks(), shape.blocks).is_ok_and(|whole| whole == part);
+    let here = is_one && span.contains(&part);
+    if here { Ok(()) } else { Err(ExecutorError::NotHere { part, span }) }
 }
 
 /// Names an open KV of one executor; never reused by it.
@@ -115,6 +123,14 @@ pub enum ExecutorError {
         asked: u32,
         /// Positions free.
         free: u32,
+    },
+    /// A part of the model that this span does not have, or that no model has.
+    #[error("blocks {part} are not a part of the span {span}")]
+    NotHere {
+        /// What was asked for.
+        part: Span,
+        /// What there is.
+        span: Span,
     },
     /// This KV is not open here.
     #[error("kv {0} is not open here; open a session first")]

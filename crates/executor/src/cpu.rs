@@ -12,17 +12,22 @@ mod kv;
 mod lanes;
 mod linear;
 mod load;
+mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use taimatsu_model::{GgufFile, Manifest};
 use taimatsu_protocol::Span;
 
-use crate::contract::{ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want, Work};
+use crate::contract::{
+    ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want, Work, check_part,
+};
 use block::{Block, Dims, Rows};
 use kv::{Kv, KvDims, KvStore};
 use linear::Matrix;
+use plan::{Plan, by_plan, finite};
 
 /// What an executor may use of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +61,6 @@ impl Threads {
 /// Weights stay in the mapped file: processes that run spans of one file share its pages, and
 /// only the span's tensors are ever read.
 pub struct CpuExecutor {
-    span: Span,
     shape: ModelShape,
     threads: Threads,
     file: Arc<GgufFile>,
@@ -66,7 +70,7 @@ pub struct CpuExecutor {
 /// All that runs on the pool.
 struct Engine {
     dims: Dims,
-    first_block: u32,
+    span: Span,
     vocab: u32,
     embedding: Option<Matrix>,
     blocks: Vec<Block>,
@@ -118,32 +122,34 @@ impl CpuExecutor {
         let kv = KvDims { blocks: blocks.len(), heads: dims.kv_heads, head: dims.head };
         let engine = Engine {
             dims,
-            first_block: span.blocks().start,
+            span,
             vocab: shape.vocab,
             embedding,
             blocks,
             head,
             kv: KvStore::new(kv, kv_positions),
         };
-        Ok(Self { span, shape, threads: threads.clone(), file: file.clone(), engine })
+        Ok(Self { shape, threads: threads.clone(), file: file.clone(), engine })
     }
 }
 
 impl LayerExecutor for CpuExecutor {
     fn span(&self) -> Span {
-        self.span
+        self.engine.span
     }
 
     fn shape(&self) -> ModelShape {
         self.shape
     }
 
-    fn open(&mut self, positions: u32) -> Result<KvId, ExecutorError> {
+    fn open(&mut self, positions: u32, part: Span) -> Result<KvId, ExecutorError> {
+        check_part(self.engine.span, self.shape, part)?;
         let most = self.shape.context_length;
         if positions > most {
             return Err(ExecutorError::ContextFull { asked: positions, most });
         }
-        self.engine.kv.open(positions)
+        let own = self.engine.own(part);
+        self.engine.kv.open(positions, part, &own)
     }
 
     fn close(&mut self, kv: KvId) {
@@ -177,7 +183,30 @@ impl LayerExecutor for CpuExecutor {
 }
 
 impl Engine {
+    /// Where a part's blocks are among those of the span.
+    fn own(&self, part: Span) -> Range<usize> {
+        let before = self.span.blocks().start;
+        let Range { start, end } = part.blocks();
+        (start - before) as usize..(end - before) as usize
+    }
+
+    /// One pass for each part that sessions of the batch run: mostly one.
     fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>> {
+        let mut parts: BTreeMap<Span, Vec<usize>> = BTreeMap::new();
+        for (index, work) in batch.iter().enumerate() {
+            let part = self.kv.get(work.kv).map_or(self.span, |kv| kv.part);
+            parts.entry(part).or_default().push(index);
+        }
+        let mut answers = Vec::with_capacity(batch.len());
+        for (part, places) in parts {
+            let works: Vec<Work<'_>> = places.iter().map(|index| batch[*index]).collect();
+            answers.extend(places.into_iter().zip(self.pass(part, &works)));
+        }
+        answers.sort_by_key(|(index, _)| *index);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+
+    fn pass(&mut self, part: Span, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>> {
         let mut seen = BTreeSet::new();
         let mut states = Vec::new();
         let mut plans = Vec::new();
@@ -196,7 +225,7 @@ impl Engine {
         if plans.is_empty() {
             return answers;
         }
-        for (plan, failure) in self.run(batch, &plans, &mut states) {
+        for (plan, failure) in self.run(part, batch, &plans, &mut states) {
             answers[plan] = Err(failure);
         }
         self.hand_out(batch, &plans, &states, &mut answers);
@@ -214,7 +243,7 @@ impl Engine {
         if work.start != kv.len {
             return Err(ExecutorError::WrongStart { asked: work.start, len: kv.len });
         }
-        if matches!(work.want, Want::LastLogits | Want::AllLogits) && self.head.is_none() {
+        if matches!(work.want, Want::LastLogits | Want::AllLogits) && !kv.part.head {
             return Err(ExecutorError::BadShape("logits were asked of a span without the head"));
         }
         let hidden = self.dims.hidden;
@@ -235,7 +264,7 @@ impl Engine {
             let most = kv.reserved();
             return Err(ExecutorError::ContextFull { asked: most, most });
         }
-        match (work.input, &self.embedding) {
+        match (work.input, self.embedding.as_ref().filter(|_| kv.part.embed)) {
             (Input::Tokens(ids), Some(embedding)) => {
                 if let Some(&id) = ids.iter().find(|id| **id >= self.vocab) {
                     return Err(ExecutorError::UnknownToken { id, vocab: self.vocab });
@@ -267,6 +296,7 @@ impl Engine {
     /// Takes all rows through the blocks; gives each failed work's index with its first failure.
     fn run(
         &mut self,
+        part: Span,
         batch: &[Work<'_>],
         plans: &[Plan],
         states: &mut [f32],
@@ -285,9 +315,10 @@ impl Engine {
             .iter_mut()
             .map(|(plan, kv)| Rows { kv, start: plan.start as usize, count: plan.count })
             .collect();
-        for (index, block) in self.blocks.iter().enumerate() {
+        for index in self.own(part) {
+            let block = &self.blocks[index];
             block.advance(&self.dims, index, &mut sessions, &turns, states);
-            let number = self.first_block + index as u32;
+            let number = self.span.blocks().start + index as u32;
             for (plan, rows) in by_plan(plans, states, self.dims.hidden) {
                 if let Err(failure) = finite(rows, self.dims.hidden, plan.start, Some(number)) {
                     failures.entry(plan.index).or_insert(failure);
@@ -338,49 +369,9 @@ impl Engine {
             let (own, others) = logits.split_at(rows * vocab);
             logits = others;
             let end = batch[plan.index].start + plan.count as u32;
-            let block = self.first_block + self.blocks.len() as u32;
+            let block = self.span.blocks().end;
             answers[plan.index] = finite(own, vocab, end - rows as u32, Some(block))
                 .map(|()| Output::Logits(own.to_vec()));
         }
     }
-}
-
-/// An admitted work.
-struct Plan {
-    /// Its place in the batch.
-    index: usize,
-    /// Absolute position of its first row.
-    start: u32,
-    /// Its number of rows.
-    count: usize,
-    /// What it asks for.
-    want: Want,
-}
-
-/// Every plan with its rows of the joined states.
-fn by_plan<'a>(
-    plans: &'a [Plan],
-    mut states: &'a [f32],
-    hidden: usize,
-) -> impl Iterator<Item = (&'a Plan, &'a [f32])> {
-    plans.iter().map(move |plan| {
-        let (own, others) = states.split_at(plan.count * hidden);
-        states = others;
-        (plan, own)
-    })
-}
-
-/// Refuses rows with a value that is not a finite number, naming the first such position.
-fn finite(
-    values: &[f32],
-    width: usize,
-    start: u32,
-    block: Option<u32>,
-) -> Result<(), ExecutorError> {
-    for (position, row) in (start..).zip(values.chunks_exact(width)) {
-        if !row.iter().all(|value| value.is_finite()) {
-            return Err(ExecutorError::NonFinite { position, block });
-        }
-    }
-    Ok(())
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use taimatsu_protocol::Span;
 
-use crate::contract::{ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want, Work};
+use crate::contract::{
+    ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want, Work, check_part,
+};
 
 /// Computes a toy model in which a chain of spans equals one span over the whole.
 ///
@@ -23,6 +25,7 @@ pub struct EchoExecutor {
 /// One session: what each position brought in.
 #[derive(Debug)]
 struct Session {
+    part: Span,
     reserved: u32,
     ids: Vec<u32>,
 }
@@ -44,16 +47,17 @@ impl EchoExecutor {
     }
 
     fn work(&mut self, work: &Work<'_>) -> Result<Output, ExecutorError> {
-        let (shape, span) = (self.shape, self.span);
+        let shape = self.shape;
         let session = self.sessions.get_mut(&work.kv).ok_or(ExecutorError::UnknownKv(work.kv.0))?;
+        let part = session.part;
         let len = session.ids.len() as u32;
         if work.start != len {
             return Err(ExecutorError::WrongStart { asked: work.start, len });
         }
-        if matches!(work.want, Want::LastLogits | Want::AllLogits) && !span.head {
+        if matches!(work.want, Want::LastLogits | Want::AllLogits) && !part.head {
             return Err(ExecutorError::BadShape("logits were asked of a span without the head"));
         }
-        let rows = incoming(shape, span, len, work.input)?;
+        let rows = incoming(shape, part, len, work.input)?;
         let end = len.saturating_add(rows.len() as u32);
         if end > session.reserved {
             return Err(ExecutorError::ContextFull { asked: end - 1, most: session.reserved });
@@ -62,7 +66,7 @@ impl EchoExecutor {
         let mut logits = Vec::new();
         for (index, (id, carried)) in rows.iter().enumerate() {
             session.ids.push(*id);
-            let sum = carried + digest(&session.ids) * span.blocks().len() as u32;
+            let sum = carried + digest(&session.ids) * part.blocks().len() as u32;
             let mut state = vec![0.0; shape.hidden as usize];
             state[0] = *id as f32;
             state[1] = sum as f32;
@@ -89,7 +93,8 @@ impl LayerExecutor for EchoExecutor {
         self.shape
     }
 
-    fn open(&mut self, positions: u32) -> Result<KvId, ExecutorError> {
+    fn open(&mut self, positions: u32, part: Span) -> Result<KvId, ExecutorError> {
+        check_part(self.span, self.shape, part)?;
         if positions > self.shape.context_length {
             let most = self.shape.context_length;
             return Err(ExecutorError::ContextFull { asked: positions, most });
@@ -100,7 +105,7 @@ impl LayerExecutor for EchoExecutor {
             .ok_or(ExecutorError::NoKv { asked: positions, free: self.free })?;
         let kv = KvId(self.next);
         self.next += 1;
-        self.sessions.insert(kv, Session { reserved: positions, ids: Vec::new() });
+        self.sessions.insert(kv, Session { part, reserved: positions, ids: Vec::new() });
         Ok(kv)
     }
 
@@ -228,7 +233,7 @@ mod tests {
     fn a_chain_of_echoes_equals_one() {
         for cuts in [&["0-5"][..], &["0-1", "2-3", "4-5"], &["0-0", "1-5"]] {
             let mut hops = chain(cuts);
-            let kv = hops.iter_mut().map(|hop| hop.open(32).unwrap()).last().unwrap();
+            let kv = hops.iter_mut().map(|hop| hop.open(32, hop.span()).unwrap()).last().unwrap();
             let mut ids = vec![5, 90, 3];
             let mut next = through(&mut hops, kv, 0, &ids);
             for _ in 0..10 {
@@ -240,10 +245,33 @@ mod tests {
     }
 
     #[test]
+    fn a_span_may_be_entered_and_left_midway() {
+        let mut whole = chain(&["0-5"]).remove(0);
+        let part = |cut| Span::parse_inclusive(cut, SHAPE.blocks).unwrap();
+        let [lead, tail] = ["0-3", "4-5"].map(|cut| whole.open(8, part(cut)).unwrap());
+        let ids = [5, 90, 3];
+        let work = |kv, input, want| Work { kv, start: 0, input, want };
+        let first = whole.step(&[work(lead, Input::Tokens(&ids), Want::Hidden)]).remove(0);
+        let Ok(Output::Hidden(hidden)) = first else { panic!("{first:?}") };
+        let last = whole.step(&[work(tail, Input::Hidden(&hidden), Want::LastLogits)]).remove(0);
+        let Ok(Output::Logits(logits)) = last else { panic!("{last:?}") };
+        let best = logits.iter().position(|logit| *logit > 0.0).unwrap() as u32;
+        assert_eq!(best, EchoExecutor::next_token(SHAPE, &ids));
+        let mut first = chain(&["0-3"]).remove(0);
+        let mut headed = part("1-3");
+        headed.head = true;
+        for wrong in [part("2-5"), headed] {
+            let span = first.span();
+            assert_eq!(first.open(8, wrong), Err(ExecutorError::NotHere { part: wrong, span }));
+        }
+    }
+
+    #[test]
     fn kv_is_counted_and_misuse_is_named() {
         let mut echo = chain(&["0-5"]).remove(0);
-        let kv = echo.open(60).unwrap();
-        assert_eq!(echo.open(5), Err(ExecutorError::NoKv { asked: 5, free: 4 }));
+        let whole = echo.span();
+        let kv = echo.open(60, whole).unwrap();
+        assert_eq!(echo.open(5, whole), Err(ExecutorError::NoKv { asked: 5, free: 4 }));
         let work = |start, input| Work { kv, start, input, want: Want::Nothing };
         let answers = echo.step(&[work(0, Input::Tokens(&[1, 2])), work(2, Input::Tokens(&[3]))]);
         assert_eq!(answers, [Ok(Output::Nothing), Err(ExecutorError::KvTwice(0))]);

@@ -14,7 +14,7 @@
 //!
 //! let shape = ModelShape { hidden: 2, vocab: 50, blocks: 4, context_length: 64 };
 //! let mut executor = EchoExecutor::new(Span::whole(4)?, shape, 64);
-//! let kv = executor.open(16)?;
+//! let kv = executor.open(16, Span::whole(4)?)?;
 //! let work = Work { kv, start: 0, input: Input::Tokens(&[3, 1, 4]), want: Want::LastLogits };
 //! let Output::Logits(logits) = executor.step(&[work]).remove(0)? else { unreachable!() };
 //! let history = History { prompt: &[3, 1, 4], answer: &[] };

@@ -4,7 +4,10 @@
 mod support;
 
 use support::{Chain, Model};
-use taimatsu_executor::{Input, LayerExecutor, Output, Want, Work};
+use taimatsu_executor::{
+    CpuExecutor, ExecutorError, Input, KvId, LayerExecutor, Output, Want, Work,
+};
+use taimatsu_protocol::Span;
 
 /// Every weight type of the repository's tiny files, matrices of 32 bits to 4.
 const TINY: [&str; 5] = [
@@ -95,7 +98,8 @@ fn company_in_a_batch_does_not_show() {
         let Chain { hops } = &mut model.chain(&[], 2, 256);
         let (executor, first) = &mut hops[0];
         executor.close(*first);
-        let [a, b, c] = [64, 64, 64].map(|positions| executor.open(positions).unwrap());
+        let [a, b, c] =
+            [64, 64, 64].map(|positions| executor.open(positions, executor.span()).unwrap());
         let own = ids(30);
         let work = |kv, start, ids, want| Work { kv, start, input: Input::Tokens(ids), want };
         let mut answers = executor.step(&[
@@ -114,6 +118,67 @@ fn company_in_a_batch_does_not_show() {
         let bits: Vec<u32> = logits.into_iter().map(f32::to_bits).collect();
         assert!(bits == alone, "{name}");
     }
+}
+
+/// One executor of the whole model and one of its first half, entered and left midway.
+#[test]
+fn parts_of_spans_are_spans() {
+    let model = Model::tiny("llama.q4_1.gguf");
+    let ids = ids(30);
+    let straight = model.chain(&[], 1, 64).bits(&ids, 512, Want::AllLogits);
+    let part = |text| Span::parse_inclusive(text, model.manifest.blocks).unwrap();
+    let Chain { mut hops } = model.chain(&["0-1"], 2, 64);
+    let (mut first, _) = hops.remove(0);
+    let Chain { mut hops } = model.chain(&["0-3"], 2, 64);
+    let (mut whole, other) = hops.remove(0);
+    whole.close(other);
+    first.close(KvId(0));
+    let lead = first.open(30, part("0-0")).unwrap();
+    let [middle, tail] = ["1-2", "3-3"].map(|text| whole.open(30, part(text)).unwrap());
+    let mut logits: Vec<u32> = Vec::new();
+    for (start, ids) in (0..).step_by(7).zip(ids.chunks(7)) {
+        let step = |executor: &mut CpuExecutor, kv, input, want| {
+            let other = Work { kv: KvId(99), start: 0, input: Input::Tokens(&[1]), want };
+            let mut answers = executor.step(&[other, Work { kv, start, input, want }]);
+            assert_eq!(answers.remove(0), Err(ExecutorError::UnknownKv(99)));
+            match answers.remove(0).unwrap() {
+                Output::Hidden(values) | Output::Logits(values) => values,
+                Output::Nothing => unreachable!("something was asked for"),
+            }
+        };
+        let hidden = step(&mut first, lead, Input::Tokens(ids), Want::Hidden);
+        let hidden = step(&mut whole, middle, Input::Hidden(&hidden), Want::Hidden);
+        let rows = step(&mut whole, tail, Input::Hidden(&hidden), Want::AllLogits);
+        logits.extend(rows.into_iter().map(f32::to_bits));
+    }
+    assert!(logits == straight);
+}
+
+#[test]
+fn parts_in_one_batch_do_not_show() {
+    let model = Model::tiny("llama.q8_0.gguf");
+    let Chain { mut hops } = model.chain(&[], 2, 128);
+    let (mut executor, kv) = hops.remove(0);
+    executor.close(kv);
+    let part = |text| Span::parse_inclusive(text, model.manifest.blocks).unwrap();
+    let ids = ids(9);
+    let last = Want::LastLogits;
+    let work = |kv, input, want| Work { kv, start: 0, input, want };
+    let whole = executor.open(16, executor.span()).unwrap();
+    let alone = executor.step(&[work(whole, Input::Tokens(&ids), last)]).remove(0);
+    let [again, lead] = ["0-3", "0-1"].map(|text| executor.open(16, part(text)).unwrap());
+    let mut answers = executor.step(&[
+        work(lead, Input::Tokens(&ids), Want::Hidden),
+        work(again, Input::Tokens(&ids), last),
+    ]);
+    assert_eq!(answers.remove(1), alone);
+    let Ok(Output::Hidden(hidden)) = answers.remove(0) else { panic!("hidden states") };
+    let tail = executor.open(16, part("2-3")).unwrap();
+    assert_eq!(executor.step(&[work(tail, Input::Hidden(&hidden), last)]).remove(0), alone);
+    let ids = Input::Tokens(&ids);
+    let [tail, lead] = ["2-3", "0-1"].map(|text| executor.open(16, part(text)).unwrap());
+    assert!(executor.step(&[work(tail, ids, last)]).remove(0).is_err(), "it does not embed");
+    assert!(executor.step(&[work(lead, ids, last)]).remove(0).is_err(), "it has no head");
 }
 
 #[test]

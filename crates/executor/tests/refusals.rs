@@ -72,16 +72,19 @@ fn kv_is_counted_when_it_is_opened_and_freed_when_it_is_closed() {
     let mut chain = model.chain(&[], 1, 100);
     let (executor, first) = &mut chain.hops[0];
     assert_eq!(executor.free_positions(), 0);
-    assert_eq!(executor.open(1), Err(ExecutorError::NoKv { asked: 1, free: 0 }));
+    assert_eq!(executor.open(1, executor.span()), Err(ExecutorError::NoKv { asked: 1, free: 0 }));
     executor.close(*first);
     executor.close(*first);
     assert_eq!((executor.free_positions(), executor.kv_len(*first)), (100, None));
-    let second = executor.open(60).unwrap();
+    let second = executor.open(60, executor.span()).unwrap();
     assert_ne!(second, *first);
-    assert_eq!(executor.open(41), Err(ExecutorError::NoKv { asked: 41, free: 40 }));
+    assert_eq!(
+        executor.open(41, executor.span()),
+        Err(ExecutorError::NoKv { asked: 41, free: 40 })
+    );
     assert_eq!(executor.truncate(second, 1), Err(ExecutorError::WrongStart { asked: 1, len: 0 }));
     let most = executor.shape().context_length;
-    let beyond = executor.open(most + 1);
+    let beyond = executor.open(most + 1, executor.span());
     assert_eq!(beyond, Err(ExecutorError::ContextFull { asked: most + 1, most }));
 }
 

@@ -48,14 +48,14 @@ impl Admission {
         self.opened.len()
     }
 
-    /// Admits a session and reserves its KV, or says why not. Nothing is remembered of what is
+    /// Admits a session and reserves its KV in the span that it gives, or says why not. Nothing is remembered of what is
     /// refused.
     pub(crate) fn admit(
         &mut self,
         wall: UnixSeconds,
         hosted: &mut HostedSpans,
         opening: &OpeningSummary,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Span, Refusal> {
         let OpeningSummary { session, model, span, positions, .. } = *opening;
         if self.running.contains_key(&session)
             || self.opened.get(&session).is_some_and(|until| wall < *until)
@@ -86,7 +86,7 @@ impl Admission {
         let span = serving.what().span;
         self.running.insert(session, Reserved { model, span, positions });
         self.opened.insert(session, opening.accepted_until);
-        Ok(())
+        Ok(span)
     }
 
     /// Gives back what the session held; false if it was not running.

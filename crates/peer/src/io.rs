@@ -248,6 +248,8 @@ pub enum Output {
     Admit {
         /// The opening's id.
         id: u64,
+        /// The hosted span that it is a part of.
+        within: Span,
     },
     /// Do not.
     Refuse {

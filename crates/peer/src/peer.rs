@@ -285,9 +285,9 @@ impl Peer {
     fn open(&mut self, wall: UnixSeconds, opening: &OpeningSummary) {
         let id = opening.id;
         self.outputs.push_back(match self.admission.admit(wall, &mut self.hosted, opening) {
-            Ok(()) => {
+            Ok(within) => {
                 self.hosted.load_changed();
-                Output::Admit { id }
+                Output::Admit { id, within }
             }
             Err(refusal) => Output::Refuse { id, refusal },
         });

@@ -164,11 +164,11 @@ impl Bench {
         self.wall = WALL.plus(at.since(Moment::default()).as_secs());
     }
 
-    fn open(&mut self, opening: OpeningSummary) -> Result<(), Refusal> {
+    fn open(&mut self, opening: OpeningSummary) -> Result<Span, Refusal> {
         let mut outputs = self.put(Input::Opening(opening));
         outputs.retain(|output| !matches!(output, Output::Announce(_)));
         match <[Output; 1]>::try_from(outputs).unwrap() {
-            [Output::Admit { id: 9 }] => Ok(()),
+            [Output::Admit { id: 9, within }] => Ok(within),
             [Output::Refuse { id: 9, refusal }] => Err(refusal),
             other => panic!("{other:?}"),
         }
@@ -435,7 +435,7 @@ fn an_opening_is_checked_against_what_is_hosted() {
     assert_eq!(refused(&mut bench, late), Refusal::Unreadable);
     assert_eq!((bench.peer.sessions(), bench.peer.remembered_sessions()), (0, 0));
     let part = OpeningSummary { span: span("5-9"), ..good };
-    assert_eq!(bench.open(part), Ok(()));
+    assert_eq!(bench.open(part), Ok(span("0-9")));
 }
 
 #[test]
@@ -486,14 +486,14 @@ fn a_full_replay_table_refuses_until_prekeys_expire() {
         bench.peer.handle(bench.now, bench.wall, Input::Opening(opening));
         let session = opening.session;
         bench.peer.handle(bench.now, bench.wall, Input::SessionEnded { session });
-        assert_eq!(bench.outputs(), vec![Output::Admit { id: 9 }]);
+        assert_eq!(bench.outputs(), vec![Output::Admit { id: 9, within: span("0-9") }]);
     }
     let next = numbered(MAX_REPLAY as u32);
     assert_eq!(bench.open(next), Err(Refusal::Busy { retry_ms: RETRY_MS }));
     assert_eq!(bench.open(numbered(0)), Err(Refusal::Replayed));
     bench.pass(Duration::from_secs(600));
     let later = OpeningSummary { accepted_until: WALL.plus(1_200), ..next };
-    assert_eq!(bench.open(later), Ok(()));
+    assert_eq!(bench.open(later), Ok(span("0-9")));
     assert_eq!(bench.peer.remembered_sessions(), 1);
 }
 
@@ -670,7 +670,7 @@ impl Ledger {
             Output::Routed { id, .. } | Output::Unroutable { id, .. } => {
                 *self.asked.get_mut(id).expect("an answer to nothing") += 1;
             }
-            Output::Admit { id } | Output::Refuse { id, .. } => {
+            Output::Admit { id, .. } | Output::Refuse { id, .. } => {
                 *self.opened.get_mut(id).expect("a verdict on nothing") += 1;
             }
             Output::Announce(said) => {

@@ -60,7 +60,7 @@ pub(crate) struct SpanState {
 enum Command {
     Input(Box<Input>),
     Ask { ask: Ask, reply: oneshot::Sender<Result<Chain, RouteError>> },
-    Open { opening: OpeningSummary, reply: oneshot::Sender<Result<(), Refusal>> },
+    Open { opening: OpeningSummary, reply: oneshot::Sender<Result<Span, Refusal>> },
     Answer { model: Option<ModelId>, reply: oneshot::Sender<Vec<SignedBytes>> },
     Own { reply: oneshot::Sender<Option<SignedBytes>> },
     Coverage { reply: oneshot::Sender<Vec<Coverage>> },
@@ -135,13 +135,13 @@ impl Judge {
         self.question(|reply| Command::Ask { ask, reply }).await.unwrap_or(Err(RouteError::Busy))
     }
 
-    /// Whether to serve a session. `accepted_until` is when its prekey stops being accepted.
+    /// Whether to serve a session, and in which hosted span. `accepted_until` is when its prekey stops being accepted.
     pub(crate) async fn admit(
         &self,
         session: SessionId,
         opening: &Opening,
         accepted_until: UnixSeconds,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Span, Refusal> {
         let Opening { model, span, numerics, positions, prompt_len, .. } = *opening;
         let opening = OpeningSummary {
             id: 0,
@@ -208,7 +208,7 @@ struct Bench {
     /// As many as the peer lets wait.
     asks: BTreeMap<u64, oneshot::Sender<Result<Chain, RouteError>>>,
     /// Answered within the same call.
-    opens: BTreeMap<u64, oneshot::Sender<Result<(), Refusal>>>,
+    opens: BTreeMap<u64, oneshot::Sender<Result<Span, Refusal>>>,
     /// Numbers of blocks of models that are being looked up.
     blocks: BTreeMap<ModelId, u32>,
 }
@@ -294,13 +294,13 @@ impl Bench {
                         let _ = reply.send(Err(error));
                     }
                 }
-                Output::Admit { id } => self.opened(id, Ok(())),
+                Output::Admit { id, within } => self.opened(id, Ok(within)),
                 Output::Refuse { id, refusal } => self.opened(id, Err(refusal)),
             }
         }
     }
 
-    fn opened(&mut self, id: u64, answer: Result<(), Refusal>) {
+    fn opened(&mut self, id: u64, answer: Result<Span, Refusal>) {
         if let Some(reply) = self.opens.remove(&id) {
             let _ = reply.send(answer);
         }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
+use taimatsu_executor::ExecutorError;
 use taimatsu_network::{FrameReader, FrameWriter, Network};
 use taimatsu_peer::policy::RETRY_MS;
 use taimatsu_protocol::link::LinkHello;
 use taimatsu_protocol::opening::{Hello, MAX_OPENING, Opening, Refusal, Reply, VERSION};
 use taimatsu_protocol::sealed::{Channel, Direction, Place, Secret};
-use taimatsu_protocol::{ModelId, PeerId, SwarmId, codec};
+use taimatsu_protocol::{ModelId, PeerId, Span, SwarmId, codec};
 use tokio::sync::{mpsc, watch};
 
 use super::clock::Clock;
@@ -105,8 +106,9 @@ impl Serving {
         if !opening.is_consistent(hello.hop) {
             return Err(Refusal::Unreadable);
         }
-        self.judge.admit(hello.session, &opening, prekeys::accepted_until(&prekey)).await?;
-        let seat = self.seat(&mut opening).await;
+        let accepted_until = prekeys::accepted_until(&prekey);
+        let within = self.judge.admit(hello.session, &opening, accepted_until).await?;
+        let seat = self.seat(&mut opening, within).await;
         if seat.is_err() {
             self.judge.session_ended(hello.session);
         }
@@ -114,22 +116,23 @@ impl Serving {
         Ok((opening, secret, seat, hidden))
     }
 
-    async fn seat(&self, opening: &mut Opening) -> Result<(Seat, u32), Refusal> {
+    /// A place for the opening's part of the span `within`, and the width of its hidden states.
+    async fn seat(&self, opening: &mut Opening, within: Span) -> Result<(Seat, u32), Refusal> {
         let found = self
             .hosted
             .borrow()
             .iter()
-            .find(|hosted| hosted.model == opening.model && hosted.worker.span() == opening.span)
+            .find(|hosted| hosted.model == opening.model && hosted.worker.span() == within)
             .cloned();
         let worker = found.ok_or(Refusal::UnknownModel)?.worker;
         let tail = opening.tail.as_mut().map(|tail| Tail {
             task: tail.task.clone(),
             prompt: std::mem::take(&mut tail.prompt).into_vec(),
         });
-        let seat = worker.open(opening.positions, tail).await.map_err(|error| match error {
-            SeatError::Executor(taimatsu_executor::ExecutorError::NoKv { free, .. }) => {
-                Refusal::NoKv { free }
-            }
+        let seat = worker.open(opening.positions, opening.span, tail).await;
+        let seat = seat.map_err(|error| match error {
+            SeatError::Executor(ExecutorError::NoKv { free, .. }) => Refusal::NoKv { free },
+            SeatError::Executor(ExecutorError::NotHere { span, .. }) => Refusal::WrongSpan(span),
             SeatError::Executor(_) | SeatError::Unavailable => Refusal::Busy { retry_ms: RETRY_MS },
         })?;
         Ok((seat, worker.shape().hidden))

@@ -46,7 +46,7 @@ pub struct Node {
     pub(crate) opened: BTreeMap<SessionId, Opened>,
     pub(crate) early: Vec<Early>,
     /// What the peer has just said of an opening.
-    pub(crate) verdict: Option<Result<(), Refusal>>,
+    pub(crate) verdict: Option<Result<Span, Refusal>>,
     pub(crate) routes: BTreeMap<u64, AskId>,
     pub(crate) next: u64,
     /// Numbers of blocks of models that are looked up.
@@ -262,7 +262,7 @@ impl World {
                         self.unroutable(ask, error);
                     }
                 }
-                Output::Admit { .. } => self.nodes[node].verdict = Some(Ok(())),
+                Output::Admit { within, .. } => self.nodes[node].verdict = Some(Ok(within)),
                 Output::Refuse { refusal, .. } => self.nodes[node].verdict = Some(Err(refusal)),
             }
         }

@@ -46,9 +46,9 @@ impl World {
                     let Hello { session, hop, mut opening, .. } = *hello;
                     let tail = opening.tail.as_mut();
                     let tail = tail.map(|tail| std::mem::take(&mut tail.prompt).into_vec());
-                    let positions = opening.positions;
+                    let (positions, part) = (opening.positions, opening.span);
                     self.nodes[node].opened.insert(session, Opened { stream, hop, opening });
-                    self.command(node, worker, Command::Open { session, positions, tail });
+                    self.command(node, worker, Command::Open { session, positions, part, tail });
                 }
                 Err(refusal) => {
                     let said = format!("n{node} refuses: {refusal}");
@@ -85,9 +85,10 @@ impl World {
         };
         self.tell(node, Input::Opening(summary));
         let verdict = self.nodes[node].verdict.take();
-        verdict.expect("a peer answers an opening at once")?;
+        let within = verdict.expect("a peer answers an opening at once")?;
         self.nodes[node].admitted += 1;
-        let serves = |worker: &super::worker::Worker| worker.model == model && worker.span == span;
+        let serves =
+            |worker: &super::worker::Worker| worker.model == model && worker.span == within;
         let worker = self.nodes[node].workers.iter().position(serves);
         if worker.is_none() {
             self.tell(node, Input::SessionEnded { session: hello.session });
@@ -111,6 +112,7 @@ impl World {
                 self.tell(node, Input::SessionEnded { session });
                 let refusal = match error {
                     ExecutorError::NoKv { free, .. } => Refusal::NoKv { free },
+                    ExecutorError::NotHere { span, .. } => Refusal::WrongSpan(span),
                     _ => Refusal::Busy { retry_ms: RETRY_MS },
                 };
                 self.send(stream, 1, Frame::Reply(Err(refusal)));

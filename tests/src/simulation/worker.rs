@@ -55,7 +55,7 @@ pub(crate) struct Worker {
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    Open { session: SessionId, positions: u32, tail: Option<Vec<u32>> },
+    Open { session: SessionId, positions: u32, part: Span, tail: Option<Vec<u32>> },
     Run(Order),
     Close(KvId),
 }
@@ -121,8 +121,8 @@ impl Worker {
     fn begin_round(&mut self, opened: &mut Vec<Opening>) -> bool {
         while let Some(command) = self.inbox.pop_front() {
             match command {
-                Command::Open { session, positions, tail } => {
-                    let kv = self.executor.open(positions);
+                Command::Open { session, positions, part, tail } => {
+                    let kv = self.executor.open(positions, part);
                     if let (Ok(kv), Some(prompt)) = (&kv, tail) {
                         self.tails.insert(*kv, prompt);
                     }

@@ -1,6 +1,9 @@
 //! Sessions' keys and values, in half precision as they were rounded once, within a fixed budget.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+use taimatsu_protocol::Span;
 
 use crate::contract::{ExecutorError, KvId};
 
@@ -26,6 +29,8 @@ pub(super) struct KvDims {
 /// One session's keys and values.
 pub(super) struct Kv {
     dims: KvDims,
+    /// What of the span the session runs; other blocks have no room here.
+    pub(super) part: Span,
     reserved: u32,
     /// Positions that are computed; what lies behind is never read.
     pub(super) len: u32,
@@ -50,7 +55,13 @@ impl KvStore {
         self.free
     }
 
-    pub(super) fn open(&mut self, positions: u32) -> Result<KvId, ExecutorError> {
+    /// Room for a session that runs `part`, which is `own` of the span's blocks.
+    pub(super) fn open(
+        &mut self,
+        positions: u32,
+        part: Span,
+        own: &Range<usize>,
+    ) -> Result<KvId, ExecutorError> {
         self.free = self
             .free
             .checked_sub(positions)
@@ -59,9 +70,10 @@ impl KvStore {
         self.next += 1;
         let KvDims { blocks, heads, head } = self.dims;
         // Zeroed pages come from the system untouched: memory is used as positions are.
-        let block = || vec![0; 2 * heads * positions as usize * head];
-        let blocks = (0..blocks).map(|_| block()).collect();
-        self.open.insert(id, Kv { dims: self.dims, reserved: positions, len: 0, blocks });
+        let room =
+            |block| if own.contains(&block) { 2 * heads * positions as usize * head } else { 0 };
+        let blocks = (0..blocks).map(|block| vec![0; room(block)]).collect();
+        self.open.insert(id, Kv { dims: self.dims, part, reserved: positions, len: 0, blocks });
         Ok(id)
     }
 

@@ -99,7 +99,7 @@ impl Model {
                 let span = Span::parse_inclusive(cut, blocks).unwrap();
                 let mut executor =
                     CpuExecutor::load(&self.file, &self.manifest, span, limits).unwrap();
-                let kv = executor.open(positions).unwrap();
+                let kv = executor.open(positions, span).unwrap();
                 (executor, kv)
             })
             .collect();
