@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,8 +15,11 @@ use taimatsu_protocol::control::HopFailure;
 use taimatsu_protocol::opening::TailTask;
 use tokio::sync::{mpsc, oneshot};
 
+mod gauges;
+mod rehearsal;
 mod voice;
 
+use gauges::{Gauges, smooth};
 use voice::Voice;
 pub(crate) use voice::score;
 
@@ -35,15 +38,6 @@ pub(crate) struct Worker {
     span: Span,
     shape: ModelShape,
     gauges: Arc<Gauges>,
-}
-
-/// What the thread measures.
-#[derive(Debug, Default)]
-struct Gauges {
-    decode_micros: AtomicU32,
-    prefill_rate: AtomicU32,
-    free_positions: AtomicU32,
-    computed: AtomicU64,
 }
 
 /// A session's place in a worker. Dropping it frees its KV.
@@ -100,9 +94,28 @@ impl Worker {
     /// # Errors
     /// The operating system has no thread to give.
     pub(crate) fn start(executor: Box<dyn LayerExecutor>) -> std::io::Result<Self> {
+        Self::start_at(executor, Arc::default())
+    }
+
+    /// [`start`](Self::start), with its speed known from the beginning.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn rehearsed(mut executor: Box<dyn LayerExecutor>) -> std::io::Result<Self> {
+        let gauges = Gauges::default();
+        match rehearsal::rehearse(&mut *executor) {
+            Ok(speed) => {
+                smooth(&gauges.decode_micros, speed.decode_micros);
+                smooth(&gauges.prefill_rate, speed.prefill_rate);
+            }
+            Err(error) => tracing::warn!(%error, "the span's speed is unknown until its first use"),
+        }
+        Self::start_at(executor, Arc::new(gauges))
+    }
+
+    fn start_at(executor: Box<dyn LayerExecutor>, gauges: Arc<Gauges>) -> std::io::Result<Self> {
         let (commands, inbox) = mpsc::channel(WAITING_COMMANDS);
         let (span, shape) = (executor.span(), executor.shape());
-        let gauges = Arc::new(Gauges::default());
         gauges.free_positions.store(executor.free_positions(), Ordering::Relaxed);
         let mut bench = Bench { executor, places: BTreeMap::new(), gauges: gauges.clone() };
         std::thread::Builder::new()
@@ -378,14 +391,6 @@ fn le_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// An exponential average with a weight of one eighth; the first value counts whole.
-fn smooth(gauge: &AtomicU32, value: u64) {
-    let old = u64::from(gauge.load(Ordering::Relaxed));
-    let value = value.min(u32::MAX.into());
-    let new = if old == 0 { value } else { (old * 7 + value) / 8 };
-    gauge.store(u32::try_from(new).unwrap_or(u32::MAX).max(1), Ordering::Relaxed);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -440,14 +445,5 @@ mod tests {
         let (half, _answer) = order_of(&mut bench, "0-0", &[1]);
         bench.measure(&[half], 1_000);
         assert_eq!(bench.gauges.decode_micros.load(Ordering::Relaxed), 2_000);
-    }
-
-    #[test]
-    fn small_figures_are_not_rounded_away() {
-        let gauge = AtomicU32::new(0);
-        for _ in 0..50 {
-            smooth(&gauge, 15);
-        }
-        assert_eq!(gauge.into_inner(), 15);
     }
 }

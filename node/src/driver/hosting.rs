@@ -35,8 +35,8 @@ pub(crate) enum LoadError {
     Thread(#[from] std::io::Error),
 }
 
-/// Maps a span's tensors and gives them a thread that computes on these. Takes as long as the disk
-/// does.
+/// Maps a span's tensors, measures their speed, and gives them a thread that computes on these.
+/// Takes as long as the disk does, and a few positions more.
 ///
 /// # Errors
 /// See [`LoadError`].
@@ -48,7 +48,7 @@ pub(crate) fn load_on(
 ) -> Result<Worker, LoadError> {
     let file = file(model)?;
     let executor = CpuExecutor::load_on(threads, &file, &model.manifest, span, kv_positions)?;
-    Ok(Worker::start(Box::new(executor))?)
+    Ok(Worker::rehearsed(Box::new(executor))?)
 }
 
 /// Maps a span's tensors and gives them a thread. Takes as long as the disk does.
