@@ -173,7 +173,7 @@ fn control_messages() {
             ToHop::Grant { until: 64 },
             ToHop::Relay { lane: 1, generation: 2 },
             ToHop::Forward(forward),
-            ToHop::Close { receipted: 64, through: 70 },
+            ToHop::Close { through: 70 },
         ],
     );
     wire_type(
@@ -187,8 +187,7 @@ fn control_messages() {
                 position: 0,
                 rows: vec![score(Some(-0.1)), score(None)].try_into().unwrap(),
             },
-            ToClient::Receipts(vec![announced(); 3].try_into().unwrap()),
-            ToClient::LastReceipts(vec![announced(); 3].try_into().unwrap()),
+            ToClient::Receipt(announced()),
             ToClient::Failed(HopFailure::BadFrame(Violation::Gap)),
             ToClient::Closed { stats },
         ],
@@ -211,7 +210,7 @@ fn messages_of_lanes() {
                 ids: vec![1, 300, 70_000].try_into().unwrap(),
                 committed_through: 9,
             },
-            Downstream::Receipts(vec![announced(); 3].try_into().unwrap()),
+            Downstream::Receipt(announced()),
         ],
     );
     wire_type(MAX_MESSAGE, &[LinkAck { received: 9, kv_len: 8, until: 512 }]);
@@ -493,7 +492,6 @@ fn lane() -> LaneOpening {
 }
 
 fn opening() -> Opening {
-    let prompt = || vec![504, 3575, 282].try_into().unwrap();
     Opening {
         model: ModelId::of(b"m"),
         span: Span::whole(30).unwrap(),
@@ -504,7 +502,7 @@ fn opening() -> Opening {
         receipts: true,
         out: Some(lane()),
         inward: None,
-        prompt: prompt(),
+        prompt: vec![504, 3575, 282].try_into().unwrap(),
         tail: Some(TailOpening {
             task: TailTask::Generate {
                 sampling: Sampling::greedy(),
@@ -512,7 +510,7 @@ fn opening() -> Opening {
                 credit: 8,
                 logprobs: Some(4),
             },
-            prompt: prompt(),
+            prompt: BoundedVec::new(),
         }),
     }
 }

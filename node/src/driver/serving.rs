@@ -100,13 +100,12 @@ impl Serving {
                 .map_or(Refusal::Unreadable, |signed| Refusal::StalePrekey(Box::new(signed))));
         };
         let unreadable = |_| Refusal::Unreadable;
-        let (mut opening, secret) =
-            prekey.open(&self.swarm, &self.me, hello).map_err(unreadable)?;
+        let (opening, secret) = prekey.open(&self.swarm, &self.me, hello).map_err(unreadable)?;
         if !opening.is_consistent(hello.hop) {
             return Err(Refusal::Unreadable);
         }
         self.judge.admit(hello.session, &opening, prekeys::accepted_until(&prekey)).await?;
-        let seat = self.seat(&mut opening).await;
+        let seat = self.seat(&opening).await;
         if seat.is_err() {
             self.judge.session_ended(hello.session);
         }
@@ -114,7 +113,7 @@ impl Serving {
         Ok((opening, secret, seat, hidden))
     }
 
-    async fn seat(&self, opening: &mut Opening) -> Result<(Seat, u32), Refusal> {
+    async fn seat(&self, opening: &Opening) -> Result<(Seat, u32), Refusal> {
         let found = self
             .hosted
             .borrow()
@@ -122,10 +121,9 @@ impl Serving {
             .find(|hosted| hosted.model == opening.model && hosted.worker.span() == opening.span)
             .cloned();
         let worker = found.ok_or(Refusal::UnknownModel)?.worker;
-        let tail = opening.tail.as_mut().map(|tail| Tail {
-            task: tail.task.clone(),
-            prompt: std::mem::take(&mut tail.prompt).into_vec(),
-        });
+        let tail = opening
+            .tail_prompt()
+            .map(|(task, prompt)| Tail { task: task.clone(), prompt: prompt.to_vec() });
         let seat = worker.open(opening.positions, tail).await.map_err(|error| match error {
             SeatError::Executor(taimatsu_executor::ExecutorError::NoKv { free, .. }) => {
                 Refusal::NoKv { free }
