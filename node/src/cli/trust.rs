@@ -105,3 +105,22 @@ fn print_answer(answer: &Value) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_standing_says_what_was_seen_and_no_more() {
+        let score = json!({"score": 0.5, "good": 0.2, "bad": 0.0});
+        let known = json!({
+            "peer": "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",
+            "name": "m", "correct": score, "available": score,
+        });
+        let line = standing_line(&known);
+        let expected = "protocol kept 0.50 (+0.2 −0.0)  in time 0.50 (+0.2 −0.0)";
+        assert!(line.ends_with(expected), "{line}");
+        assert_eq!(time(&json!(1_700_000_000)), "2023-11-14 22:13:20 UTC");
+    }
+}
