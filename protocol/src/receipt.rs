@@ -301,7 +301,7 @@ fn read(claim: &Claim<'_>, expected: &Expected, signed: &[SignedBytes]) -> Resul
         if !terms {
             return Err(Flaw::OtherTerms);
         }
-        let follows = at % RECEIPT_EVERY == 0
+        let follows = at.is_multiple_of(RECEIPT_EVERY)
             && (receipt.from, receipt.previous) == (at, previous)
             && receipt.until > at
             && receipt.until - at <= RECEIPT_EVERY;
@@ -479,6 +479,7 @@ mod tests {
         for answer in [0, 1, 50, 59, 60] {
             assert_eq!(check(&claim(answer), &receipts), Ok(()), "cancelled after {answer}");
         }
+        assert_eq!(check(&claim(0), &[]), Ok(()), "nothing came, and nothing is owed");
         let mut late = ran.answer[50..].to_vec();
         late[0] += 1;
         let broken = check(&Claim { late: &late, ..claim(50) }, &receipts).unwrap_err();

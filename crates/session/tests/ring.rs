@@ -370,7 +370,7 @@ impl World {
 
     fn next_output(&mut self, hop: u8) -> Option<HopOutput> {
         let output = self.hops[usize::from(hop)].poll_output()?;
-        if self.liar != Some(hop) || self.rng.next_u32() % 8 != 0 {
+        if self.liar != Some(hop) || !self.rng.next_u32().is_multiple_of(8) {
             return Some(output);
         }
         let odd = self.rng.next_u32();
@@ -386,7 +386,7 @@ impl World {
             }
             // What it signs to everybody; its chain of receipts goes on from there.
             HopOutput::Sign(receipt) => Some(HopOutput::Sign(Box::new(altered(*receipt, odd)))),
-            HopOutput::Up(ack) if odd % 2 == 0 => {
+            HopOutput::Up(ack) if odd.is_multiple_of(2) => {
                 Some(HopOutput::Up(LinkAck { until: ack.until + 64, ..ack }))
             }
             other => Some(other),
