@@ -137,7 +137,7 @@ enum Command {
     },
     /// Receipts of answers that the node here asked for
     Receipts {
-        /// All of one answer: its id, or the beginning of it
+        /// All of one answer: its id (`chatcmpl-…`, or as listed), or the beginning of it
         id: Option<String>,
     },
     /// Who hosts which blocks of a model, as the node here sees it

@@ -19,6 +19,8 @@ pub const EVENTS: usize = 128;
 /// A question, before it is tokens.
 #[derive(Debug, Clone)]
 pub struct Question {
+    /// What the asker knows the answer by; none: the session's id. Its receipts are kept under it.
+    pub id: Option<String>,
     /// A catalogue name, a name in the store, a file's path, or `blake3:<hex>`.
     pub model: String,
     /// What to continue.
@@ -218,7 +220,7 @@ pub struct RouteReport {
     pub tokens_per_second: f64,
     /// Frames that went through this client because two hosts could not reach each other.
     pub forwarded_frames: u32,
-    /// The session's id; none where no other node took part. Receipts are kept under it.
+    /// The session's id; none where no other node took part.
     pub session: Option<String>,
     /// What became of the receipts.
     pub receipts: ReceiptState,
@@ -312,7 +314,7 @@ pub trait Engine: Send + Sync + 'static {
     /// What this node has seen of a peer (its full id, or the end of it), or of all.
     fn reputation(&self, peer: Option<String>) -> BoxFuture<'_, serde_json::Value>;
 
-    /// Receipts of the last answers, or all of one's, by its id or the beginning of it.
+    /// The last answers, or those whose id, or session's id, begins so, with all receipts.
     fn receipts(&self, id: Option<String>) -> BoxFuture<'_, Option<serde_json::Value>>;
 
     /// The node's own state, as `taimatsu status --json` prints it.

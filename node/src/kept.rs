@@ -20,8 +20,10 @@ const MAX_RECEIPTS: usize = 8_192;
 /// An answer's receipts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KeptAnswer {
-    /// The session's id, in hexadecimal.
+    /// What its asker knows it by; several choices of one request have one id.
     pub(crate) id: String,
+    /// The session's id, in hexadecimal.
+    pub(crate) session: String,
     /// When it ended.
     pub(crate) at: UnixSeconds,
     /// The model's name.
@@ -51,7 +53,8 @@ pub(crate) struct KeptHop {
 
 impl KeptAnswer {
     /// What to keep of an answer that has ended now.
-    pub(crate) fn of(proof: Proof, name: &str, state: &ReceiptState) -> Self {
+    pub(crate) fn of(id: Option<String>, proof: Proof, name: &str, state: &ReceiptState) -> Self {
+        let session = proof.session.to_string();
         let mut receipts = proof.receipts.unwrap_or_default().into_iter();
         let hops = proof.chain.hops().iter().map(|hop| KeptHop {
             peer: hop.peer,
@@ -59,7 +62,8 @@ impl KeptAnswer {
             receipts: BoundedVec::truncated(receipts.next().unwrap_or_default()),
         });
         Self {
-            id: proof.session.to_string(),
+            id: id.unwrap_or_else(|| session.clone()),
+            session,
             at: Clock::wall(),
             name: name.to_owned(),
             model: proof.model,
@@ -70,11 +74,17 @@ impl KeptAnswer {
         }
     }
 
+    /// Whether it is called so, or its name begins so.
+    pub(crate) fn is_called(&self, id: &str) -> bool {
+        self.id.starts_with(id) || self.session.starts_with(id)
+    }
+
     /// As JSON shows it; with every receipt where `whole`.
     pub(crate) fn to_json(&self, whole: bool) -> serde_json::Value {
         let hops: Vec<_> = self.hops.iter().map(|hop| hop.to_json(whole)).collect();
         serde_json::json!({
             "id": self.id,
+            "session": self.session,
             "at": self.at.0,
             "model": self.name,
             "model_id": self.model.to_string(),

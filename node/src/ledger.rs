@@ -27,10 +27,10 @@ const MOST_ANSWERS: u64 = 1_000;
 const MAX_STANDING: usize = 4_096;
 
 /// Peer and model (32 bytes each) to standing.
-const STANDINGS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("standings 1");
+const STANDINGS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("standings 2");
 
 /// A number that grows to an answer.
-const ANSWERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("answers 1");
+const ANSWERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("answers 2");
 
 /// A handle to the ledger; cloned freely. The file is closed when the last is dropped.
 #[derive(Debug, Clone)]
@@ -45,6 +45,7 @@ pub(crate) type Kept = (PeerId, ModelId, Standing);
 #[derive(Debug)]
 enum Change {
     Standing(Box<Kept>),
+    Forget(PeerId, ModelId),
     Answer(Box<KeptAnswer>),
     /// Told when everything before it is on the disk.
     Flush(oneshot::Sender<()>),
@@ -109,6 +110,11 @@ impl Ledger {
         self.change(Change::Standing(Box::new((peer, model, standing))));
     }
 
+    /// Keeps nothing of a peer and model any more.
+    pub(crate) fn forget(&self, peer: PeerId, model: ModelId) {
+        self.change(Change::Forget(peer, model));
+    }
+
     /// Keeps an answer's receipts.
     pub(crate) fn keep(&self, answer: KeptAnswer) {
         self.change(Change::Answer(Box::new(answer)));
@@ -145,9 +151,9 @@ impl Ledger {
         self.some_answers(most, |_| true)
     }
 
-    /// The newest answer whose id begins so. Reads the disk.
-    pub(crate) fn answer(&self, id: &str) -> Option<KeptAnswer> {
-        self.some_answers(1, |answer| answer.id.starts_with(id)).pop()
+    /// The answers that are called so, newest first, at most `most`. Reads the disk.
+    pub(crate) fn answers_called(&self, id: &str, most: usize) -> Vec<KeptAnswer> {
+        self.some_answers(most, |answer| answer.is_called(id))
     }
 
     fn some_answers(&self, most: usize, is: impl Fn(&KeptAnswer) -> bool) -> Vec<KeptAnswer> {
@@ -218,6 +224,9 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), LedgerError> {
                     let (peer, model, standing) = &**kept;
                     standings.insert(&key(peer, model)[..], &codec::encode(standing)[..])?;
                 }
+                Change::Forget(peer, model) => {
+                    standings.remove(&key(peer, model)[..])?;
+                }
                 Change::Answer(answer) => {
                     let next = answers.last()?.map_or(0, |(number, _)| number.value() + 1);
                     answers.insert(next, &codec::encode(answer)[..])?;
@@ -256,7 +265,8 @@ mod tests {
     fn kept(seed: u8) -> Kept {
         let (peer, model) = (PeerId::from_public_key([seed; 32]), ModelId::of(b"m"));
         let mut reputation = Reputation::new();
-        let standing = reputation.add(UnixSeconds(7), peer, model, Evidence::InTime).clone();
+        let (standing, _) = reputation.add(UnixSeconds(7), peer, model, Evidence::InTime);
+        let standing = standing.clone();
         (peer, model, standing)
     }
 
@@ -269,6 +279,8 @@ mod tests {
             let (peer, model, standing) = kept(seed);
             ledger.remember(peer, model, standing);
         }
+        let (peer, model, _) = kept(7);
+        ledger.forget(peer, model);
         ledger.flush().await;
         let before = ledger.standings();
         drop(ledger);
@@ -280,7 +292,7 @@ mod tests {
             }
         };
         assert_eq!(again.standings(), before);
-        assert_eq!(before.len(), 50);
+        assert_eq!(before.len(), 49);
     }
 
     #[tokio::test]

@@ -9,6 +9,9 @@ use crate::ledger::{Kept, Ledger};
 /// Answers shown in one list.
 const SHOWN: usize = 100;
 
+/// Answers shown with all their receipts: the choices of one request.
+const WHOLE: usize = 8;
+
 /// What is known of a peer (its full id, or the end of it), or of all.
 pub(crate) fn standings(all: &[Kept], peer: Option<&str>) -> Value {
     let wanted = |id: &str| peer.is_none_or(|end| id.ends_with(end.trim_start_matches('…')));
@@ -26,16 +29,17 @@ pub(crate) fn standings(all: &[Kept], peer: Option<&str>) -> Value {
     json!({"schema_version": 1, "peers": peers.collect::<Vec<_>>()})
 }
 
-/// The last answers, or all receipts of the one whose id begins so; none: there is no such answer.
+/// The last answers; or those that are called so, with all receipts. None: there is no such answer.
 pub(crate) fn receipts(ledger: &Ledger, id: Option<&str>) -> Option<Value> {
-    let Some(id) = id else {
-        let answers = ledger.answers(SHOWN);
-        let answers: Vec<Value> = answers.iter().map(|answer| answer.to_json(false)).collect();
-        return Some(json!({"schema_version": 1, "answers": answers}));
+    let answers = match id {
+        None => ledger.answers(SHOWN),
+        Some(id) => ledger.answers_called(id, WHOLE),
     };
-    let mut json = ledger.answer(id)?.to_json(true);
-    json["schema_version"] = 1.into();
-    Some(json)
+    if answers.is_empty() && id.is_some() {
+        return None;
+    }
+    let answers: Vec<Value> = answers.iter().map(|answer| answer.to_json(id.is_some())).collect();
+    Some(json!({"schema_version": 1, "answers": answers}))
 }
 
 fn standing_json(standing: &Standing) -> Value {

@@ -107,7 +107,7 @@ impl SoloRun {
     /// See [`crate::run::Run::cancel`].
     pub(crate) fn cancel(&mut self) {
         self.cancelled = true;
-        self.input(HopInput::FromClient(ToHop::Close { receipted: 0, through: 0 }));
+        self.input(HopInput::FromClient(ToHop::Close { through: 0 }));
     }
 
     /// See [`crate::run::Run::stats`].
@@ -162,16 +162,12 @@ impl SoloRun {
             ToClient::Linked { .. }
             | ToClient::LinkFailed { .. }
             | ToClient::Forward(_)
-            | ToClient::Receipts(_)
-            | ToClient::LastReceipts(_) => {}
+            | ToClient::Receipt(_) => {}
         }
     }
 
     fn ended(&mut self, outcome: Result<Finish, RunFailure>) {
         self.made.push_back(Made::Ended(outcome));
-        self.machine.handle(
-            self.clock.now(),
-            HopInput::FromClient(ToHop::Close { receipted: 0, through: 0 }),
-        );
+        self.machine.handle(self.clock.now(), HopInput::FromClient(ToHop::Close { through: 0 }));
     }
 }

@@ -185,6 +185,7 @@ mod tests {
 
     fn question() -> Question {
         Question {
+            id: None,
             model: "m".into(),
             prompt: Prompt::Ids(vec![1]),
             sampling: Sampling::greedy(),

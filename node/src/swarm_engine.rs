@@ -51,11 +51,13 @@ impl Engine for SwarmEngine {
             let model = self.resolve(&question.model).await?;
             let wish = question.route;
             let privacy = question.privacy.min(self.privacy);
+            let id = question.id.clone();
             let Prepared { task, frame } = prepare(model.clone(), question, asked).await?;
             if task.max_tokens == 0 {
                 return Ok(answering::nothing(frame));
             }
-            answering::answer(SwarmSource::new(self, model, task, wish, privacy), frame).await
+            let source = SwarmSource::new(self, model, task, wish, privacy).known_as(id);
+            answering::answer(source, frame).await
         }
         .boxed()
     }

@@ -33,6 +33,7 @@ pub(crate) struct SwarmSource {
     privacy: Privacy,
     attempts: Attempts,
     chain: Option<Chain>,
+    id: Option<String>,
 }
 
 impl SwarmSource {
@@ -44,7 +45,13 @@ impl SwarmSource {
         privacy: Privacy,
     ) -> Self {
         let attempts = Attempts::new();
-        Self { engine: engine.clone(), model, task, wish, privacy, attempts, chain: None }
+        let engine = engine.clone();
+        Self { engine, model, task, wish, privacy, attempts, chain: None, id: None }
+    }
+
+    /// What the asker knows the answer by.
+    pub(crate) fn known_as(self, id: Option<String>) -> Self {
+        Self { id, ..self }
     }
 
     async fn begin(&mut self) -> Result<Begun, EngineError> {
@@ -171,7 +178,7 @@ impl SwarmSource {
             Some(Err(broken)) => ReceiptState::Broken(broken.to_string()),
         };
         let session = proof.session.to_string();
-        self.engine.ledger.keep(KeptAnswer::of(proof, &self.model.name, &state));
+        self.engine.ledger.keep(KeptAnswer::of(self.id.take(), proof, &self.model.name, &state));
         (Some(session), state)
     }
 }

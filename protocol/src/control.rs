@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::BoundedVec;
 use crate::opening::MAX_TOP;
-use crate::receipt::Receipts;
 use crate::signed::SignedBytes;
 
 /// The longest neighbour's frame that the client carries, in bytes. A relayed lane's sender cuts
@@ -30,12 +29,9 @@ pub enum ToHop {
     },
     /// A neighbour's frame.
     Forward(Forward),
-    /// The session is over: sign what has no receipt, send the receipts that I lack, free
-    /// everything.
+    /// The session is over: sign what has no receipt, free everything.
     Close {
-        /// I have all receipts of the positions before this.
-        receipted: u32,
-        /// The end of the positions that the answer needed.
+        /// The end of the positions that the answer needed; they are final.
         through: u32,
     },
 }
@@ -84,10 +80,8 @@ pub enum ToClient {
         /// One per position.
         rows: BoundedVec<Score, 64>,
     },
-    /// The receipts of all hops for the next 32 positions, from the tail.
-    Receipts(Receipts),
-    /// This hop's own receipts that the client lacked when it closed.
-    LastReceipts(BoundedVec<SignedBytes, 32>),
+    /// This hop's next receipt, as soon as it is signed. Nobody else's word carries it.
+    Receipt(SignedBytes),
     /// The session is over here, and why. Everything is freed.
     Failed(HopFailure),
     /// The answer to `Close`.

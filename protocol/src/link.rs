@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::codec::BoundedVec;
 use crate::ids::SessionId;
 use crate::opening::LaneOpening;
-use crate::receipt::Receipts;
 use crate::sealed::{Channel, Direction, Place, Secret};
+use crate::signed::SignedBytes;
 
 /// The most positions of one step.
 pub const MAX_STEP: u32 = 512;
@@ -57,8 +57,8 @@ pub enum Downstream {
         /// As above.
         committed_through: u32,
     },
-    /// Receipts of all hops up to the sender, for the positions before the frame's mark's `step`.
-    Receipts(Receipts),
+    /// The sender's receipt for the positions before the frame's mark's `step`.
+    Receipt(SignedBytes),
 }
 
 /// Downstream to upstream, sealed.

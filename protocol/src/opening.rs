@@ -181,7 +181,7 @@ pub struct LaneOpening {
 pub struct TailOpening {
     /// Generate, or score.
     pub task: TailTask,
-    /// The prompt, for penalties.
+    /// The prompt, for penalties and scores; empty where the leader's is in the same opening.
     pub prompt: BoundedVec<u32, MAX_PROMPT>,
 }
 
@@ -317,6 +317,13 @@ impl Opening {
         Ok((hello, Secret::from_bytes(secret)))
     }
 
+    /// The tail's task with the prompt, for the executor; none elsewhere.
+    #[must_use]
+    pub fn tail_prompt(&self) -> Option<(&TailTask, &[u32])> {
+        let tail = self.tail.as_ref()?;
+        Some((&tail.task, if self.hops == 1 { &self.prompt } else { &tail.prompt }))
+    }
+
     /// Whether the parts agree with each other and with the hop's number; a host refuses what
     /// does not as `unreadable`.
     #[must_use]
@@ -334,7 +341,7 @@ impl Opening {
             && alone == self.out.is_none()
             && alone == self.inward.is_none()
             && self.prompt.len() == if leader { self.prompt_len as usize } else { 0 }
-            && self.tail.as_ref().is_none_or(|tail| tail.is_consistent(self.prompt_len))
+            && self.tail.as_ref().is_none_or(|tail| tail.is_consistent(self.prompt_len, alone))
             && !(self.receipts && self.tail.as_ref().is_some_and(TailOpening::is_score))
     }
 }
@@ -344,8 +351,8 @@ impl TailOpening {
         matches!(self.task, TailTask::Score { .. })
     }
 
-    fn is_consistent(&self, prompt_len: u32) -> bool {
-        self.prompt.len() == prompt_len as usize
+    fn is_consistent(&self, prompt_len: u32, alone: bool) -> bool {
+        self.prompt.len() == if alone { 0 } else { prompt_len as usize }
             && match &self.task {
                 TailTask::Generate { sampling, logprobs, .. } => {
                     sampling.out_of_range().is_none()
@@ -393,7 +400,7 @@ mod tests {
                     credit: 8,
                     logprobs: None,
                 },
-                prompt: vec![504, 3575, 282].try_into().unwrap(),
+                prompt: BoundedVec::new(),
             }),
         }
     }
@@ -440,6 +447,9 @@ mod tests {
         assert!(!Opening { prompt_len: 4, ..good.clone() }.is_consistent(0));
         assert!(!Opening { positions: 2, ..good.clone() }.is_consistent(0));
         assert!(!Opening { tail: None, ..good.clone() }.is_consistent(0));
+        let mut twice = good.clone();
+        twice.tail.as_mut().unwrap().prompt = twice.prompt.clone();
+        assert!(!twice.is_consistent(0));
         let mut hot = good;
         if let Some(TailOpening { task: TailTask::Generate { sampling, .. }, .. }) = &mut hot.tail {
             sampling.temperature = f32::NAN;

@@ -4,23 +4,23 @@
 //! A position's *leaf* is the digest of the bytes that went into a span, or came out of it. A hop
 //! signs a receipt for every 32 committed positions: the digests of its leaves, and the receipt
 //! before. What goes out of one hop goes into the next, so neighbours' receipts must agree; each
-//! embeds its upstream neighbour's, which it has checked. A receipt says nothing of whether the
-//! numbers are right: it fixes what was said, and whoever computes the span again can tell.
+//! embeds the digest of its upstream neighbour's, which it has checked. A receipt says nothing of
+//! whether the numbers are right: it fixes what was said, and whoever computes the span again can
+//! tell.
+//!
+//! Every hop hands the client its own receipts. So a hop answers for what contradicts itself or
+//! what the client itself told it or heard from it, and for nothing else: where two hops do not
+//! agree, either may have lied to the other.
 
 use serde::{Deserialize, Serialize};
 
 use crate::announcement::Numerics;
-use crate::codec::BoundedVec;
 use crate::ids::{Digest, ModelId, PeerId, SessionId};
-use crate::opening::MAX_HOPS;
 use crate::signed::{Record, RecordError, SignedBytes};
 use crate::span::Span;
 
 /// Positions of one receipt; only the last of an answer may have fewer.
 pub const RECEIPT_EVERY: u32 = 32;
-
-/// Receipts of the same positions, from the leader to whoever sends them.
-pub type Receipts = BoundedVec<SignedBytes, MAX_HOPS>;
 
 /// What one hop says of some consecutive positions of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +45,8 @@ pub struct Receipt {
     pub output: Digest,
     /// This hop's receipt before; all zeros for the first.
     pub previous: Digest,
-    /// The upstream hop's receipt of the same positions; none at the leader, and in the last
-    /// receipt of an answer, which goes straight to the client.
+    /// The upstream hop's receipt of the same positions; none at the leader, and in receipts that
+    /// were signed at the answer's end without it.
     pub upstream: Option<Digest>,
 }
 
@@ -110,13 +110,15 @@ pub struct Claim<'a> {
     pub prompt: &'a [u32],
     /// The ids of the answer, as the client got them.
     pub answer: &'a [u32],
+    /// The ids that came after it had closed, as the chain was ahead.
+    pub late: &'a [u32],
 }
 
 /// Why an answer's receipts do not hold together, and which hop answers for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("receipts of hop {hop}: {flaw}")]
 pub struct BrokenReceipts {
-    /// The hop at fault; where two disagree, the one that should have noticed.
+    /// The hop at fault; where two disagree, the downstream one.
     pub hop: usize,
     /// What is wrong.
     pub flaw: Flaw,
@@ -143,70 +145,152 @@ pub enum Flaw {
         /// Its first position.
         from: u32,
     },
-    /// What went in is not what came out of the hop before (or what the client knows).
-    #[error("its input from position {from} is not what its predecessor gave")]
+    /// What went in is not what the client gave it, or not what the receipt that it embedded says.
+    #[error("its input from position {from} is not what it was given")]
     Input {
         /// Its first position.
         from: u32,
     },
-    /// What the tail says came out is not what the client got.
-    #[error("its output from position {from} is not what the client got")]
+    /// What the tail says came out is not what it told the client.
+    #[error("its output from position {from} is not what it told the client")]
     Output {
+        /// Its first position.
+        from: u32,
+    },
+    /// It says otherwise than the hop before it (before the leader: the tail). Nobody can tell
+    /// which of the two is wrong.
+    #[error("from position {from} on it and the hop before it say different things")]
+    Disagree {
         /// Its first position.
         from: u32,
     },
 }
 
-/// Checks all receipts of an answer: `receipts[hop]` in the order of their positions. They must
-/// cover every position that was needed for the answer, each hop the same cuts.
+/// A receipt whose signature holds, and its digest.
+type Said = (Receipt, Digest);
+
+/// Checks all receipts of an answer: `receipts[hop]` in the order of their positions, as that hop
+/// handed them in. They must cover every position that was needed for the answer.
 ///
 /// # Errors
-/// The first flaw, and whose it is.
+/// The first flaw that one hop answers for alone; or else the first between two.
 pub fn check(claim: &Claim<'_>, receipts: &[Vec<SignedBytes>]) -> Result<(), BrokenReceipts> {
-    let ids: Vec<u32> = claim.prompt.iter().chain(claim.answer).copied().collect();
-    // The last token was sampled from the position before it, and never computed.
-    let until = ids.len().saturating_sub(usize::from(!claim.answer.is_empty())) as u32;
-    let mut upstream: Option<Vec<(Receipt, Digest)>> = None;
+    let known = Known::of(claim);
+    let mut all: Vec<Vec<Said>> = Vec::new();
     for (hop, expected) in claim.hops.iter().enumerate() {
-        let broken = |flaw| BrokenReceipts { hop, flaw };
-        let said = receipts.get(hop).map_or(&[][..], Vec::as_slice);
-        let chain = read_chain(claim, expected, said, until).map_err(broken)?;
-        for (index, (receipt, _)) in chain.iter().enumerate() {
-            let from = receipt.from;
-            // A chain that was cut short may have signed for ids that the client never got.
-            let known = receipt.until <= until;
-            let given = match &upstream {
-                Some(above) => above.get(index).map(|(above, _)| above.output),
-                None if known => Some(ids_digest(&ids, receipt.from, receipt.until)),
-                None => Some(receipt.input),
-            };
-            if given != Some(receipt.input) {
-                return Err(broken(Flaw::Input { from }));
-            }
-            let embedded = upstream.as_ref().and_then(|above| above.get(index)).map(|(_, d)| *d);
-            if receipt.upstream.is_some() && receipt.upstream != embedded {
-                return Err(broken(Flaw::NotChained { from }));
-            }
-            let last = hop + 1 == claim.hops.len();
-            if last && known && receipt.output != sampled_digest(claim, receipt) {
-                return Err(broken(Flaw::Output { from }));
-            }
+        let signed = receipts.get(hop).map_or(&[][..], Vec::as_slice);
+        let said = read(claim, expected, signed).map_err(|flaw| BrokenReceipts { hop, flaw })?;
+        all.push(said);
+    }
+    let tail = all.len().saturating_sub(1);
+    for (hop, said) in all.iter().enumerate() {
+        let above = hop.checked_sub(1).map(|above| all[above].as_slice());
+        known.own_flaw(said, above, hop == tail).map_err(|flaw| BrokenReceipts { hop, flaw })?;
+    }
+    for (hop, said) in all.iter().enumerate() {
+        let above = hop.checked_sub(1).map(|above| all[above].as_slice());
+        if let Some(from) = known.first_disagreement(said, above) {
+            return Err(BrokenReceipts { hop, flaw: Flaw::Disagree { from } });
         }
-        upstream = Some(chain);
     }
     Ok(())
 }
 
-/// One hop's receipts, each following the one before, up to `until`.
-fn read_chain(
-    claim: &Claim<'_>,
-    expected: &Expected,
-    said: &[SignedBytes],
-    until: u32,
-) -> Result<Vec<(Receipt, Digest)>, Flaw> {
-    let mut chain: Vec<(Receipt, Digest)> = Vec::new();
-    let (mut at, mut previous) = (0, NO_RECEIPT);
-    for signed in said {
+/// What a client knows without any receipt.
+struct Known {
+    /// The ids at positions 0, 1, ...
+    ids: Vec<u32>,
+    prompt: usize,
+    /// The end of the positions that the answer needed.
+    needed: u32,
+}
+
+impl Known {
+    fn of(claim: &Claim<'_>) -> Self {
+        let prompt = claim.prompt.len();
+        // The last token was sampled from the position before it, and never computed.
+        let needed = if claim.answer.is_empty() { 0 } else { prompt + claim.answer.len() - 1 };
+        let ids = [claim.prompt, claim.answer, claim.late].concat();
+        Self { ids, prompt, needed: needed as u32 }
+    }
+
+    /// What a hop answers for alone: it contradicts itself, or what passed between it and the
+    /// client.
+    fn own_flaw(&self, said: &[Said], above: Option<&[Said]>, tail: bool) -> Result<(), Flaw> {
+        for (index, (receipt, _)) in said.iter().enumerate() {
+            let from = receipt.from;
+            let fits = match above {
+                None if receipt.upstream.is_some() => return Err(Flaw::NotChained { from }),
+                // The answer's ids came to the leader from the tail, unless it is alone.
+                None if receipt.until as usize > self.prompt && !tail => true,
+                None => self.went_in(receipt).is_none_or(|given| given == receipt.input),
+                Some(above) => above.get(index).is_none_or(|(above, digest)| {
+                    let same = (above.until, above.output) == (receipt.until, receipt.input);
+                    same || receipt.upstream != Some(*digest)
+                }),
+            };
+            if !fits {
+                return Err(Flaw::Input { from });
+            }
+            if tail && self.came_out(receipt) != Some(receipt.output) {
+                return Err(Flaw::Output { from });
+            }
+        }
+        // The tail gave the answer, so it has computed what it needed. Others may have been left
+        // behind by one that did not wait for them.
+        match end_of(said) {
+            from if tail && from < self.needed => Err(Flaw::Missing { from }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a hop and the one before it begin to say different things.
+    fn first_disagreement(&self, said: &[Said], above: Option<&[Said]>) -> Option<u32> {
+        let Some(above) = above else {
+            let differs = |receipt: &Receipt| {
+                self.went_in(receipt).is_some_and(|given| given != receipt.input)
+            };
+            return said.iter().find(|(said, _)| differs(said)).map(|(receipt, _)| receipt.from);
+        };
+        let differs = |((above, digest), (receipt, _)): &(&Said, &Said)| match receipt.upstream {
+            Some(embedded) => embedded != *digest,
+            // Signed at the end, each by itself, and perhaps not as far.
+            None => above.until == receipt.until && above.output != receipt.input,
+        };
+        let joint = above.iter().zip(said).find(differs).map(|(_, (receipt, _))| receipt.from);
+        let short = end_of(above);
+        joint.or_else(|| (short < self.needed && short < end_of(said)).then_some(short))
+    }
+
+    /// What went into the leader, where the client knows it.
+    fn went_in(&self, receipt: &Receipt) -> Option<Digest> {
+        let ids = self.ids.get(receipt.from as usize..receipt.until as usize)?;
+        let leaves: Vec<Digest> = ids.iter().map(|id| id_leaf(*id)).collect();
+        Some(digest_of(&leaves))
+    }
+
+    /// What came out of the tail: after each position from the prompt's last the id that stands
+    /// next.
+    fn came_out(&self, receipt: &Receipt) -> Option<Digest> {
+        let leaf = |position: u32| match position as usize + 1 {
+            next if next < self.prompt => Some(no_leaf()),
+            next => self.ids.get(next).map(|id| id_leaf(*id)),
+        };
+        let leaves: Vec<Digest> = (receipt.from..receipt.until).map(leaf).collect::<Option<_>>()?;
+        Some(digest_of(&leaves))
+    }
+}
+
+/// The first position of which a hop has signed nothing.
+fn end_of(said: &[Said]) -> u32 {
+    said.last().map_or(0, |(receipt, _)| receipt.until)
+}
+
+/// One hop's receipts, each following the one before; only the last may be of fewer positions.
+fn read(claim: &Claim<'_>, expected: &Expected, signed: &[SignedBytes]) -> Result<Vec<Said>, Flaw> {
+    let mut said = Vec::new();
+    let (mut at, mut previous) = (0_u32, NO_RECEIPT);
+    for signed in signed {
         let digest = signed.digest();
         let receipt = signed.clone().verify::<Receipt>()?.record().clone();
         let terms = receipt.host == expected.host
@@ -217,39 +301,17 @@ fn read_chain(
         if !terms {
             return Err(Flaw::OtherTerms);
         }
-        let end = at + RECEIPT_EVERY;
-        let whole = receipt.until == end || (receipt.until == until && until < end);
-        if receipt.from != at || receipt.previous != previous || !whole {
+        let follows = at.is_multiple_of(RECEIPT_EVERY)
+            && (receipt.from, receipt.previous) == (at, previous)
+            && receipt.until > at
+            && receipt.until - at <= RECEIPT_EVERY;
+        if !follows {
             return Err(Flaw::NotChained { from: at });
         }
         (at, previous) = (receipt.until, digest);
-        chain.push((receipt, digest));
-        if at >= until {
-            break;
-        }
+        said.push((receipt, digest));
     }
-    if at < until {
-        return Err(Flaw::Missing { from: at });
-    }
-    Ok(chain)
-}
-
-fn ids_digest(ids: &[u32], from: u32, until: u32) -> Digest {
-    let ids = ids.get(from as usize..until as usize).unwrap_or_default();
-    let leaves: Vec<Digest> = ids.iter().map(|id| id_leaf(*id)).collect();
-    digest_of(&leaves)
-}
-
-/// The tail's output as the client knows it: a token after each position from the prompt's last.
-fn sampled_digest(claim: &Claim<'_>, receipt: &Receipt) -> Digest {
-    let first = claim.prompt.len() as u32 - 1;
-    let leaves: Vec<Digest> = (receipt.from..receipt.until)
-        .map(|position| match position.checked_sub(first) {
-            Some(index) => claim.answer.get(index as usize).map_or_else(no_leaf, |id| id_leaf(*id)),
-            None => no_leaf(),
-        })
-        .collect();
-    digest_of(&leaves)
+    Ok(said)
 }
 
 #[cfg(test)]
@@ -288,6 +350,7 @@ mod tests {
                 hops: &self.hops,
                 prompt: &self.prompt,
                 answer: &self.answer,
+                late: &[],
             }
         }
 
@@ -310,13 +373,17 @@ mod tests {
                         numerics: claim.numerics,
                         from,
                         until: end,
-                        input: if hop == 0 { ids_digest(&ids, from, end) } else { wire(hop - 1) },
+                        input: NO_RECEIPT,
                         output: wire(hop),
                         previous: own.last().map_or(NO_RECEIPT, SignedBytes::digest),
                         upstream: all.last().map(|above| above[index].digest()),
                     };
+                    receipt.input = match hop {
+                        0 => Known::of(&claim).went_in(&receipt).unwrap(),
+                        _ => wire(hop - 1),
+                    };
                     if hop == 2 {
-                        receipt.output = sampled_digest(&claim, &receipt);
+                        receipt.output = Known::of(&claim).came_out(&receipt).unwrap();
                     }
                     alter(hop, from, &mut receipt);
                     own.push(Verified::sign(receipt, key).unwrap().wire().clone());
@@ -341,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn every_alteration_is_found_where_it_was_made() {
+    fn a_hop_answers_for_what_it_contradicts_itself_and_two_for_what_is_between_them() {
         let made = Answer::of(40, 60);
         let other = Digest::of(b"other");
         let at = |hop: usize, change: fn(&mut Receipt, Digest)| {
@@ -351,39 +418,89 @@ mod tests {
                 }
             })
         };
-        assert_eq!(at(0, |r, d| r.input = d), (0, Flaw::Input { from: 32 }));
-        // The output of one is the input of the next, which had to look.
+        // The output of one is the input of the next, which embedded it all the same.
         assert_eq!(at(0, |r, d| r.output = d), (1, Flaw::Input { from: 32 }));
+        assert_eq!(at(1, |r, d| r.input = d), (1, Flaw::Input { from: 32 }));
         assert_eq!(at(2, |r, d| r.output = d), (2, Flaw::Output { from: 32 }));
         assert_eq!(at(1, |r, d| r.previous = d), (1, Flaw::NotChained { from: 32 }));
-        assert_eq!(at(1, |r, d| r.upstream = Some(d)), (1, Flaw::NotChained { from: 32 }));
-        assert_eq!(at(1, |r, _| r.until -= 1), (1, Flaw::NotChained { from: 32 }));
+        assert_eq!(at(0, |r, d| r.upstream = Some(d)), (0, Flaw::NotChained { from: 32 }));
+        assert_eq!(at(1, |r, _| r.until -= 1), (1, Flaw::NotChained { from: 63 }));
         assert_eq!(at(1, |r, d| r.model = ModelId::from_digest(d)), (1, Flaw::OtherTerms));
+        // It may have been handed another receipt than the client was.
+        assert_eq!(at(1, |r, d| r.upstream = Some(d)), (1, Flaw::Disagree { from: 32 }));
+        // Signed at the end, without the other's: either may have sent what it did not sign.
+        let apart = |r: &mut Receipt, d| (r.input, r.upstream) = (d, None);
+        assert_eq!(at(1, apart), (1, Flaw::Disagree { from: 32 }));
+        // The tail may have told the leader other ids than the client; the prompt came from here.
+        assert_eq!(at(0, |r, d| r.input = d), (0, Flaw::Disagree { from: 32 }));
+        let prompt = made.flaw(|hop, from, receipt| {
+            if (hop, from) == (0, 0) {
+                receipt.input = other;
+            }
+        });
+        assert_eq!(prompt, (0, Flaw::Input { from: 0 }));
     }
 
     #[test]
     fn another_answer_or_a_missing_end_is_noticed() {
         let made = Answer::of(40, 60);
-        let mut receipts = made.receipts(|_, _, _| {});
+        let receipts = made.receipts(|_, _, _| {});
         let mut other = Answer::of(40, 60);
         other.answer[59] = 1;
-        let broken = check(&other.claim(), &receipts).unwrap_err();
-        assert_eq!((broken.hop, broken.flaw), (2, Flaw::Output { from: 96 }));
-        receipts[1].pop();
-        let broken = check(&made.claim(), &receipts).unwrap_err();
-        assert_eq!((broken.hop, broken.flaw), (1, Flaw::Missing { from: 96 }));
-        let broken = check(&made.claim(), &[]).unwrap_err();
-        assert_eq!((broken.hop, broken.flaw), (0, Flaw::Missing { from: 0 }));
+        let broken = |claim: &Claim<'_>, receipts: &[Vec<SignedBytes>]| {
+            let broken = check(claim, receipts).unwrap_err();
+            (broken.hop, broken.flaw)
+        };
+        assert_eq!(broken(&other.claim(), &receipts), (2, Flaw::Output { from: 96 }));
+        // Whoever is left behind may not have been waited for; but the tail gave the answer.
+        for (short, found) in [
+            (vec![0], (1, Flaw::Disagree { from: 96 })),
+            (vec![1], (2, Flaw::Disagree { from: 96 })),
+            (vec![0, 1], (2, Flaw::Disagree { from: 96 })),
+            (vec![0, 1, 2], (2, Flaw::Missing { from: 96 })),
+        ] {
+            let mut receipts = receipts.clone();
+            for hop in short {
+                receipts[hop].pop();
+            }
+            assert_eq!(broken(&made.claim(), &receipts), found);
+        }
+        assert_eq!(broken(&made.claim(), &[]), (2, Flaw::Missing { from: 0 }));
     }
 
     #[test]
-    fn what_ran_ahead_of_a_cancelled_answer_is_not_held_against_it() {
+    fn what_ran_ahead_of_a_cancelled_answer_is_checked_by_what_came_late() {
         let ran = Answer::of(40, 60);
         let receipts = ran.receipts(|_, _, _| {});
-        let mut got = Answer::of(40, 50);
-        assert_eq!(check(&got.claim(), &receipts), Ok(()), "the last 32 hold ids that never came");
-        got.answer[3] = 1_000;
-        assert!(check(&got.claim(), &receipts).is_err(), "what did come is");
+        let claim = |answer: usize| {
+            let (answer, late) = ran.answer.split_at(answer);
+            Claim { answer, late, ..ran.claim() }
+        };
+        for answer in [0, 1, 50, 59, 60] {
+            assert_eq!(check(&claim(answer), &receipts), Ok(()), "cancelled after {answer}");
+        }
+        assert_eq!(check(&claim(0), &[]), Ok(()), "nothing came, and nothing is owed");
+        let mut late = ran.answer[50..].to_vec();
+        late[0] += 1;
+        let broken = check(&Claim { late: &late, ..claim(50) }, &receipts).unwrap_err();
+        assert_eq!((broken.hop, broken.flaw), (2, Flaw::Output { from: 64 }));
+        // What the tail signed, it has told.
+        let broken = check(&Claim { late: &[], ..claim(50) }, &receipts).unwrap_err();
+        assert_eq!((broken.hop, broken.flaw), (2, Flaw::Output { from: 64 }));
+    }
+
+    #[test]
+    fn a_part_signed_at_the_end_is_not_held_against_all_that_its_neighbour_signed_before() {
+        let whole = Answer::of(40, 60);
+        let cut = Answer::of(40, 50);
+        let ahead = whole.receipts(|_, _, _| {});
+        let alone = cut.receipts(|_, _, receipt| receipt.upstream = None);
+        let late = &whole.answer[50..];
+        for first in 1..3 {
+            let said = [&ahead[..first], &alone[first..]].concat();
+            let claim = Claim { late, ..cut.claim() };
+            assert_eq!(check(&claim, &said), Ok(()), "{first} hops were ahead");
+        }
     }
 
     #[test]

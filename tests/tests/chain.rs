@@ -125,6 +125,53 @@ fn a_host_is_entered_midway() {
     }
 }
 
+#[test]
+fn receipts_of_an_answer_are_found_by_its_id_and_hold() {
+    let mut swarm = Swarm::start(PROGRAM, &models());
+    let (_hosts, client) = swarm.hosts_and_client(&spans(10, 20));
+    let asked = question(MODEL, &prompts()[0], 40, "chain");
+    let events = ask_when_it_stands(&client, &asked);
+    tokens(&events);
+    let http = reqwest::blocking::Client::builder().no_proxy().timeout(STAND).build().unwrap();
+    let url = |path: &str| format!("http://{}{path}", client.api);
+    let body = json!({
+        "model": MODEL,
+        "prompt": prompts()[0],
+        "max_tokens": 40,
+        "temperature": 0,
+        "n": 2,
+        "taimatsu": {"route": "chain"},
+    });
+    let answer: Value =
+        http.post(url("/v1/completions")).json(&body).send().unwrap().json().unwrap();
+    let id = answer["id"].as_str().unwrap_or_else(|| panic!("{answer}"));
+    let kept = |id: &str| -> Vec<Value> {
+        let url = url(&format!("/taimatsu/v1/receipts?id={id}"));
+        let kept: Value = http.get(url).send().unwrap().json().unwrap();
+        kept["answers"].as_array().cloned().unwrap_or_default()
+    };
+    // The ledger's thread writes a moment later.
+    let begun = Instant::now();
+    while kept(id).len() < 2 && begun.elapsed() < STAND {
+        std::thread::yield_now();
+    }
+    let both = kept(id);
+    assert_eq!(both.len(), 2, "both choices: {both:?}");
+    for answer in both {
+        assert_eq!((&answer["id"], &answer["receipts"]), (&json!(id), &json!("hold")), "{answer}");
+        let (prompt, made) = (answer["prompt_tokens"].as_u64(), answer["tokens"].as_u64());
+        let last = prompt.zip(made).map(|(prompt, made)| prompt + made - 2);
+        for hop in answer["hops"].as_array().unwrap() {
+            let signed = hop["receipts"].as_array().unwrap();
+            assert!(signed.last().unwrap()["positions"][1].as_u64() >= last, "{hop}");
+            let embeds = !signed[0]["upstream"].is_null();
+            assert_eq!(embeds, hop["blocks"][0] != 0, "all but the leader saw their neighbour's");
+        }
+    }
+    let session = events.last().unwrap()["finished"]["report"]["session"].as_str().unwrap();
+    assert_eq!(kept(session)[0]["receipts"], "hold", "and by the session's");
+}
+
 /// All the 406 cuts of thirty blocks in three, each by processes that start for it.
 #[test]
 fn every_cut_of_three_processes_answers_the_same() {

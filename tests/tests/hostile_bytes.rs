@@ -34,6 +34,7 @@ use taimatsu_protocol::link::{Downstream, Greeting, LinkAck, LinkHello, LinkRepl
 use taimatsu_protocol::opening::{
     Hello, LaneOpening, MAX_OPENING, Opening, PrekeySecret, Refusal, Reply, TailOpening, TailTask,
 };
+use taimatsu_protocol::receipt::{self, Claim, Expected, NO_RECEIPT, Receipt};
 use taimatsu_protocol::sealed::{Channel, Direction, MAX_MESSAGE, Mark, Place, Secret};
 use taimatsu_protocol::signed::{MAX_RECORD, SignedBytes, Verified};
 use taimatsu_protocol::{
@@ -173,7 +174,7 @@ fn control_messages() {
             ToHop::Grant { until: 64 },
             ToHop::Relay { lane: 1, generation: 2 },
             ToHop::Forward(forward),
-            ToHop::Close { receipted: 64, through: 70 },
+            ToHop::Close { through: 70 },
         ],
     );
     wire_type(
@@ -187,8 +188,7 @@ fn control_messages() {
                 position: 0,
                 rows: vec![score(Some(-0.1)), score(None)].try_into().unwrap(),
             },
-            ToClient::Receipts(vec![announced(); 3].try_into().unwrap()),
-            ToClient::LastReceipts(vec![announced(); 3].try_into().unwrap()),
+            ToClient::Receipt(announced()),
             ToClient::Failed(HopFailure::BadFrame(Violation::Gap)),
             ToClient::Closed { stats },
         ],
@@ -211,7 +211,7 @@ fn messages_of_lanes() {
                 ids: vec![1, 300, 70_000].try_into().unwrap(),
                 committed_through: 9,
             },
-            Downstream::Receipts(vec![announced(); 3].try_into().unwrap()),
+            Downstream::Receipt(announced()),
         ],
     );
     wire_type(MAX_MESSAGE, &[LinkAck { received: 9, kv_len: 8, until: 512 }]);
@@ -234,6 +234,7 @@ fn records_and_queries() {
     let blob = |bytes: Bytes| Answer::Blob(Some(BoundedBytes::try_from(bytes).unwrap()));
     wire_type(MAX_RECORD, &[announcement()]);
     wire_type(MAX_RECORD + 256, &[announced()]);
+    wire_type(MAX_RECORD, &[receipt()]);
     wire_type(
         MAX_QUERY,
         &[
@@ -256,11 +257,35 @@ fn records_and_queries() {
 #[test]
 fn signed_records_are_checked_whatever_they_are() {
     let _alone = alone();
-    let samples = vec![codec::encode(&announced())];
+    let signed = Verified::sign(receipt(), &key()).unwrap();
+    let samples = vec![codec::encode(&announced()), codec::encode(signed.wire())];
     withstands("a signed record", 300, samples, TIMES, |bytes| {
         if let Ok(signed) = codec::decode::<SignedBytes>(bytes, MAX_RECORD + 256) {
-            let _ = signed.verify::<Announcement>();
+            let _ = signed.clone().verify::<Announcement>();
+            let _ = signed.verify::<Receipt>();
         }
+    });
+}
+
+#[test]
+fn receipts_are_checked_whatever_they_say() {
+    let _alone = alone();
+    withstands("a receipt", 1_000, vec![codec::encode(&receipt())], TIMES, |bytes| {
+        let Ok(receipt) = codec::decode::<Receipt>(bytes, MAX_RECORD) else { return };
+        let expected = Expected { host: receipt.host, span: receipt.span };
+        let claim = Claim {
+            session: receipt.session,
+            model: receipt.model,
+            numerics: receipt.numerics,
+            hops: &[expected; 2],
+            prompt: &[1; 20],
+            answer: &[2; 20],
+            late: &[3; 20],
+        };
+        // Whose key it is, only its host can say; ours signs where it is ours.
+        let Ok(signed) = Verified::sign(receipt, &key()) else { return };
+        let said = vec![signed.wire().clone()];
+        assert!(receipt::check(&claim, &[said.clone(), said]).is_err(), "one receipt of two");
     });
 }
 
@@ -493,7 +518,6 @@ fn lane() -> LaneOpening {
 }
 
 fn opening() -> Opening {
-    let prompt = || vec![504, 3575, 282].try_into().unwrap();
     Opening {
         model: ModelId::of(b"m"),
         span: Span::whole(30).unwrap(),
@@ -504,7 +528,7 @@ fn opening() -> Opening {
         receipts: true,
         out: Some(lane()),
         inward: None,
-        prompt: prompt(),
+        prompt: vec![504, 3575, 282].try_into().unwrap(),
         tail: Some(TailOpening {
             task: TailTask::Generate {
                 sampling: Sampling::greedy(),
@@ -512,7 +536,7 @@ fn opening() -> Opening {
                 credit: 8,
                 logprobs: Some(4),
             },
-            prompt: prompt(),
+            prompt: BoundedVec::new(),
         }),
     }
 }
@@ -544,6 +568,22 @@ fn announcement() -> Announcement {
         rtts: vec![(host, 30_000); 3].try_into().unwrap(),
         sequence: 1 << 40,
         expires: UnixSeconds(1_700_000_000),
+    }
+}
+
+fn receipt() -> Receipt {
+    Receipt {
+        host: PeerId::from_public_key(key().verifying_key().to_bytes()),
+        session: SessionId::from_bytes([1; 16]),
+        model: ModelId::of(b"m"),
+        span: Span::whole(30).unwrap(),
+        numerics: Numerics::Echo,
+        from: 0,
+        until: 32,
+        input: Digest::of(b"in"),
+        output: Digest::of(b"out"),
+        previous: NO_RECEIPT,
+        upstream: Some(Digest::of(b"above")),
     }
 }
 

@@ -149,6 +149,7 @@ struct Answered {
 
 fn question() -> Question {
     Question {
+        id: None,
         model: SMOLLM2_135M.name.into(),
         prompt: Prompt::Chat(vec![Message { role: "user".into(), content: QUESTION.into() }]),
         sampling: Sampling::greedy(),

@@ -18,6 +18,8 @@ use taimatsu_protocol::UnixSeconds;
 mod bounded;
 mod strftime;
 
+pub use strftime::utc;
+
 /// The longest template, in bytes: the longest in use have some thirty thousand. It bounds how deep
 /// an expression can be, so the stack that compiles it too.
 pub const MAX_TEMPLATE: usize = 128 << 10;
@@ -143,7 +145,7 @@ impl Template {
             add_generation_prompt => prompt.add_generation_prompt,
             bos_token => prompt.bos,
             eos_token => prompt.eos,
-            strftime_now => Value::from_function(move |format: String| strftime::utc(now, &format)),
+            strftime_now => Value::from_function(move |format: String| utc(now, &format)),
         };
         let source = Arc::clone(&self.source);
         let rendered = bounded::run(time, move || render(&source, fuel.min(MAX_FUEL), &context));

@@ -71,12 +71,16 @@ impl Blame {
                     HopFailure::BadFrame(_) | HopFailure::Disputed { .. } => {
                         Self { apart: Some((before(hop), hop)), ..Self::nothing(hop) }
                     }
-                    // It came in so, or it became so here.
-                    HopFailure::NonFinite { block, .. } => {
-                        let maker = if *block == u32::MAX { before(hop) } else { hop };
-                        let fault = Evidence::Fault(Fault::NonFinite);
-                        Self { again: false, ..Self::evidence(maker, fault) }
+                    // Nobody but these two saw what came in, and what is finite may overflow here.
+                    HopFailure::NonFinite { .. } if hop > 0 => {
+                        Self { apart: Some((before(hop), hop)), ..Self::nothing(hop) }
                     }
+                    // Into the leader go ids: it cannot compute this prompt, and so say all.
+                    HopFailure::NonFinite { block, .. } if *block != u32::MAX => {
+                        let failed = Evidence::Missed(Miss::Failed);
+                        Self { again: false, ..Self::evidence(hop, failed) }
+                    }
+                    HopFailure::NonFinite { .. } => Self::nothing(hop),
                     HopFailure::UnknownToken { .. } => Self { again: false, ..Self::nothing(hop) },
                     HopFailure::NoKv | HopFailure::Draining => Self::nothing(hop),
                     HopFailure::Internal => Self::evidence(hop, Evidence::Missed(Miss::Failed)),
@@ -121,10 +125,12 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_none_is_its_makers() {
-        let came_in = HopFailure::NonFinite { position: 3, block: u32::MAX };
-        assert_eq!(failed(1, came_in).hop, 0);
-        let made = failed(1, HopFailure::NonFinite { position: 3, block: 12 });
-        assert_eq!((made.hop, made.again), (1, false));
+    fn a_number_that_is_none_convicts_nobody() {
+        for block in [12, u32::MAX] {
+            let said = |hop| failed(hop, HopFailure::NonFinite { position: 3, block });
+            assert_eq!((said(1).evidence, said(1).apart), (None, Some((0, 1))));
+            assert_eq!(said(0).apart, None);
+            assert!(!matches!(said(0).evidence, Some(Evidence::Fault(_))));
+        }
     }
 }

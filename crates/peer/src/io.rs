@@ -230,6 +230,13 @@ pub enum Output {
         /// What.
         standing: Box<Standing>,
     },
+    /// Keep nothing of this peer and model any more: others took the place.
+    Forget {
+        /// Of whom.
+        peer: PeerId,
+        /// With which model.
+        model: ModelId,
+    },
     /// Run the inference on this chain.
     Routed {
         /// The ask's id.

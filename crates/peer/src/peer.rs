@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
+use taimatsu_protocol::receipt::{BrokenReceipts, Flaw};
 use taimatsu_protocol::signed::{SignedBytes, Verified};
 use taimatsu_protocol::{Announcement, ModelId, Moment, PeerId, Span, UnixSeconds};
 use taimatsu_reputation::{Evidence, Fault, Reputation};
@@ -80,7 +81,8 @@ impl Peer {
             Input::Answered(report) => self.answered(now, wall, &report),
             Input::Trust(hosts) => self.trusted = hosts,
             Input::Remembered { peer, model, standing } => {
-                self.reputation.restore(peer, model, *standing);
+                let gone = self.reputation.restore(peer, model, *standing);
+                self.forget(gone);
             }
             Input::HostFailed { host } => self.table.suspend(host, now + SUSPENSION),
             Input::Observed(seen) => {
@@ -231,16 +233,19 @@ impl Peer {
         let AnswerReport { model, hosts, end } = report;
         match end {
             AnswerEnd::Well { receipts } => {
-                for (hop, host) in hosts.iter().enumerate() {
+                for host in hosts {
                     self.remember(wall, *host, *model, Evidence::InTime);
-                    match receipts {
-                        Some(Ok(())) => self.remember(wall, *host, *model, Evidence::Receipted),
-                        Some(Err(broken)) if broken.hop == hop => {
-                            let fault = Evidence::Fault(Fault::Receipts);
-                            self.remember(wall, *host, *model, fault);
-                        }
-                        Some(Err(_)) | None => {}
+                    if receipts == &Some(Ok(())) {
+                        self.remember(wall, *host, *model, Evidence::Receipted);
                     }
+                }
+                let Some(Err(BrokenReceipts { hop, flaw })) = receipts else { return };
+                if matches!(flaw, Flaw::Disagree { .. }) {
+                    let before =
+                        hop.checked_sub(1).unwrap_or_else(|| hosts.len().saturating_sub(1));
+                    self.keep_apart(now, hosts, (before, *hop));
+                } else if let Some(host) = hosts.get(*hop) {
+                    self.remember(wall, *host, *model, Evidence::Fault(Fault::Receipts));
                 }
             }
             AnswerEnd::Failed(failure) => {
@@ -250,18 +255,30 @@ impl Peer {
                 if let Some(evidence) = blame.evidence {
                     self.remember(wall, *host, *model, evidence);
                 }
-                if let Some((one, other)) = blame.apart
-                    && let (Some(one), Some(other)) = (hosts.get(one), hosts.get(other))
-                {
-                    self.table.keep_apart(*one, *other, now + APART);
+                if let Some(two) = blame.apart {
+                    self.keep_apart(now, hosts, two);
                 }
             }
         }
     }
 
+    /// Two that did not agree, where nobody can tell who is wrong.
+    fn keep_apart(&mut self, now: Moment, hosts: &[PeerId], (one, other): (usize, usize)) {
+        if let (Some(one), Some(other)) = (hosts.get(one), hosts.get(other)) {
+            self.table.keep_apart(*one, *other, now + APART);
+        }
+    }
+
     fn remember(&mut self, wall: UnixSeconds, peer: PeerId, model: ModelId, evidence: Evidence) {
-        let standing = Box::new(self.reputation.add(wall, peer, model, evidence).clone());
+        let (standing, gone) = self.reputation.add(wall, peer, model, evidence);
+        let standing = Box::new(standing.clone());
+        self.forget(gone);
         self.outputs.push_back(Output::Remember { peer, model, standing });
+    }
+
+    fn forget(&mut self, gone: Option<(PeerId, ModelId)>) {
+        let forget = |(peer, model)| Output::Forget { peer, model };
+        self.outputs.extend(gone.map(forget));
     }
 
     fn host(&mut self, hosting: Hosting) {

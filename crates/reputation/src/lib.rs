@@ -50,31 +50,34 @@ impl Reputation {
         Self::default()
     }
 
-    /// Takes in what an earlier run remembered.
-    pub fn restore(&mut self, peer: PeerId, model: ModelId, standing: Standing) {
+    /// Takes in what an earlier run remembered; who is forgotten for it.
+    pub fn restore(
+        &mut self,
+        peer: PeerId,
+        model: ModelId,
+        standing: Standing,
+    ) -> Option<(PeerId, ModelId)> {
+        let gone = self.make_room(standing.updated(), (peer, model));
         self.standings.insert((peer, model), standing);
-        self.make_room();
+        gone
     }
 
-    /// Takes evidence in; what to remember of the peer now.
+    /// Takes evidence in; what to remember of the peer now, and who is forgotten for it.
     pub fn add(
         &mut self,
         now: UnixSeconds,
         peer: PeerId,
         model: ModelId,
         evidence: Evidence,
-    ) -> &Standing {
+    ) -> (&Standing, Option<(PeerId, ModelId)>) {
         let worth = match evidence {
             Evidence::Missed(_) => self.worth_of_miss(now, peer),
             _ => 1.0,
         };
-        self.standings
-            .entry((peer, model))
-            .or_insert_with(|| Standing::new(now))
-            .add(now, evidence, worth);
-        self.make_room();
-        // The one just heard of is the last that would go.
-        &self.standings[&(peer, model)]
+        let gone = self.make_room(now, (peer, model));
+        let standing = self.standings.entry((peer, model)).or_insert_with(|| Standing::new(now));
+        standing.add(now, evidence, worth);
+        (standing, gone)
     }
 
     /// The odds, in permille, that a host will be there for its part: a draw for its availability,
@@ -123,19 +126,29 @@ impl Reputation {
         if self.misses.len() >= many { SHARED_MISS } else { 1.0 }
     }
 
-    fn make_room(&mut self) {
-        while self.standings.len() > MOST_STANDINGS {
-            let age = |(key, standing): (&(PeerId, ModelId), &Standing)| {
-                (standing.has_fault(), standing.updated(), *key)
-            };
-            let Some((_, _, key)) = self.standings.iter().map(age).min() else { return };
-            self.standings.remove(&key);
+    /// Forgets somebody, if `newcomer` is one and there is no place left.
+    fn make_room(
+        &mut self,
+        now: UnixSeconds,
+        newcomer: (PeerId, ModelId),
+    ) -> Option<(PeerId, ModelId)> {
+        if self.standings.len() < MOST_STANDINGS || self.standings.contains_key(&newcomer) {
+            return None;
         }
+        let age = |(key, standing): (&(PeerId, ModelId), &Standing)| {
+            (standing.has_fault(now), standing.updated(), *key)
+        };
+        let (_, _, gone) = self.standings.iter().map(age).min()?;
+        self.standings.remove(&gone);
+        Some(gone)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
 
@@ -229,7 +242,7 @@ mod tests {
             let evidence = match step % 4 {
                 0 => Evidence::Missed(Miss::Lost),
                 1 => Evidence::Receipted,
-                2 => Evidence::Fault(Fault::NonFinite),
+                2 => Evidence::Fault(Fault::Receipts),
                 _ => Evidence::InTime,
             };
             reputation.add(NOW.plus(step * 700), peer(1), model(), evidence);
@@ -253,6 +266,59 @@ mod tests {
         assert_eq!(reputation.all().count(), MOST_STANDINGS);
         assert!(reputation.standing(&peer(0), &model()).is_some());
         assert!(reputation.standing(&peer(1), &model()).is_none());
+    }
+
+    /// As many as there may be, heard of one after the other, every third with a fault.
+    fn full() -> Reputation {
+        let mut reputation = Reputation::new();
+        for of in 0..MOST_STANDINGS as u32 {
+            let evidence = match of % 3 {
+                0 => Evidence::Fault(Fault::Protocol),
+                _ => Evidence::InTime,
+            };
+            let (_, gone) = reputation.add(NOW.plus(of.into()), peer(of), model(), evidence);
+            assert_eq!(gone, None);
+        }
+        reputation
+    }
+
+    #[test]
+    fn a_fault_that_counts_no_more_keeps_no_place() {
+        let mut reputation = full();
+        let later = NOW.plus(300 * 86_400);
+        let (_, gone) = reputation.add(later, peer(u32::MAX), model(), Evidence::InTime);
+        assert_eq!(gone, Some((peer(0), model())));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn whoever_was_heard_of_is_there_and_the_bound_holds(
+            steps in proptest::collection::vec((0_u32..9_000, 0_u64..2_000_000, 0..5_u8), 1..40),
+        ) {
+            let mut reputation = full();
+            let mut known: BTreeSet<_> = reputation.all().map(|(peer, ..)| *peer).collect();
+            for (of, at, what) in steps {
+                // The clock jumps as it likes.
+                let (of, at) = (peer(of), UnixSeconds(at));
+                let evidence = match what {
+                    0 => Evidence::Missed(Miss::Lost),
+                    1 => Evidence::Receipted,
+                    2 => Evidence::Fault(Fault::Receipts),
+                    _ => Evidence::InTime,
+                };
+                let gone = match what {
+                    4 => reputation.restore(of, model(), Standing::new(at)),
+                    _ => reputation.add(at, of, model(), evidence).1,
+                };
+                prop_assert_eq!(gone.is_some(), known.insert(of));
+                known.retain(|peer| gone != Some((*peer, model())));
+                prop_assert!(reputation.standing(&of, &model()).is_some());
+                prop_assert_eq!(reputation.all().count(), MOST_STANDINGS);
+                prop_assert!(reputation.all().all(|(peer, ..)| known.contains(peer)));
+            }
+        }
     }
 
     #[test]

@@ -42,12 +42,8 @@ pub enum Miss {
 pub enum Fault {
     /// A frame that does not open, has a wrong shape, or is out of place.
     Protocol,
-    /// A number that is none.
-    NonFinite,
     /// Receipts that do not hold together.
     Receipts,
-    /// An announcement that its signer contradicts.
-    Announcement,
 }
 
 /// Why a score moved.
@@ -130,10 +126,10 @@ impl Standing {
         self.updated
     }
 
-    /// Whether a fault of it is still remembered.
+    /// Whether a fault of it still counts.
     #[must_use]
-    pub fn has_fault(&self) -> bool {
-        self.correct.bad() > 0.01
+    pub fn has_fault(&self, now: UnixSeconds) -> bool {
+        self.at(now).0.bad() > 0.01
     }
 
     fn settle(&mut self, now: UnixSeconds) {
@@ -158,9 +154,7 @@ impl Evidence {
             Self::Missed(Miss::Failed) => "failed",
             Self::Receipted => "receipts_hold",
             Self::Fault(Fault::Protocol) => "broke_protocol",
-            Self::Fault(Fault::NonFinite) => "non_finite",
             Self::Fault(Fault::Receipts) => "broken_receipts",
-            Self::Fault(Fault::Announcement) => "false_announcement",
         }
     }
 }

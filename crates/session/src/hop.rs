@@ -34,6 +34,8 @@ pub struct Hop {
     received: u32,
     /// Positions computed.
     kv_len: u32,
+    /// Positions below this are final: nothing rolls them back.
+    committed: u32,
     /// Inputs that wait for the executor, oldest first; bounded by the permission given.
     queue: VecDeque<Pending>,
     executing: Option<Running>,
@@ -80,7 +82,8 @@ struct Pending {
 struct Running {
     start: u32,
     count: u32,
-    epoch: u32,
+    /// Rolled back meanwhile.
+    void: bool,
 }
 
 impl Hop {
@@ -105,6 +108,7 @@ impl Hop {
             epoch: 0,
             received: 0,
             kv_len: 0,
+            committed: 0,
             queue: VecDeque::new(),
             executing: None,
             held: None,
@@ -142,7 +146,7 @@ impl Hop {
             HopInput::Broken(violation) => self.fail(HopFailure::BadFrame(violation)),
             HopInput::ClientLost => self.end(),
             HopInput::Executed { result, micros } => self.executed(now, result, micros),
-            HopInput::Signed(signed) => self.signed(now, signed),
+            HopInput::Signed(signed) => self.signed(signed),
             HopInput::Drain => self.fail(HopFailure::Draining),
         }
         self.work();
@@ -229,7 +233,7 @@ impl Hop {
             }
             ToHop::Relay { lane, generation } => self.relay(lane, generation),
             ToHop::KeepAlive | ToHop::Forward(_) => {}
-            ToHop::Close { receipted, through } => self.close(now, receipted, through),
+            ToHop::Close { through } => self.close(now, through),
         }
     }
 
@@ -237,10 +241,10 @@ impl Hop {
         let taken = match (message, tensor, self.is_leader()) {
             (Downstream::Step { count, committed_through }, Some(tensor), false) => {
                 let taken = self.take_step(mark, count, tensor);
-                self.commit(committed_through.min(self.received));
+                self.commit(committed_through);
                 taken
             }
-            (Downstream::Receipts(above), None, false) => self.take_receipts(above),
+            (Downstream::Receipt(above), None, false) => self.take_receipt(above),
             (Downstream::Accepted { ids, .. }, None, true) => self.take_accepted(mark, &ids),
             _ => Err(Violation::OutOfPlace),
         };

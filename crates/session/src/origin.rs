@@ -29,6 +29,8 @@ pub struct Origin {
     finish: Finish,
     /// Of each hop, in the order of positions.
     receipts: Vec<Vec<SignedBytes>>,
+    /// Ids that the chain had released when it was closed: not handed on, but signed for.
+    late: Vec<u32>,
     forwarded: u32,
     opened_at: Moment,
     progress_at: Moment,
@@ -92,6 +94,7 @@ impl Origin {
             handed: 0,
             finish: Finish::Length,
             receipts: vec![Vec::new(); usize::from(config.hops)],
+            late: Vec::new(),
             forwarded: 0,
             opened_at: now,
             progress_at: now,
@@ -179,6 +182,12 @@ impl Origin {
         &self.receipts
     }
 
+    /// Ids of the chain that came after the end: its receipts may be of them, too.
+    #[must_use]
+    pub fn late(&self) -> &[u32] {
+        &self.late
+    }
+
     /// Frames that went through this client because two neighbours could not reach each other.
     #[must_use]
     pub const fn forwarded(&self) -> u32 {
@@ -217,7 +226,8 @@ impl Origin {
                 ToClient::Closed { stats } => self.closed(hop, Some(stats)),
                 ToClient::Ack { stats, .. } => self.hops[usize::from(hop)].stats = stats,
                 ToClient::Failed(_) => self.closed(hop, None),
-                ToClient::LastReceipts(own) => self.keep_receipts(usize::from(hop), own.into_vec()),
+                ToClient::Receipt(own) => self.keep_receipt(hop, own),
+                ToClient::Verdict { index, tokens, .. } => self.came_late(hop, index, &tokens),
                 _ => {}
             }
             return;
@@ -243,8 +253,8 @@ impl Origin {
             }
             ToClient::Failed(HopFailure::NeighbourLost { lane }) => self.complained(now, hop, lane),
             ToClient::Failed(failure) => self.fail(Failure::HopFailed { hop, failure }),
-            ToClient::Receipts(all) => self.receipted(hop, all.into_vec()),
-            ToClient::Closed { .. } | ToClient::LastReceipts(_) => {
+            ToClient::Receipt(own) if !self.config.score => self.keep_receipt(hop, own),
+            ToClient::Closed { .. } | ToClient::Receipt(_) => {
                 self.fail(Failure::Violation { hop });
             }
         }
@@ -302,41 +312,40 @@ impl Origin {
         self.finish = finish;
         self.state = State::Closing;
         self.closing_at = now;
-        let receipted = self.receipts[0].len() as u32 * RECEIPT_EVERY;
         let through = match self.handed {
             0 => 0,
             _ if self.config.score => 0,
             // The last token needed no position of its own.
             handed => self.config.prompt_len + handed - 1,
         };
-        self.close_all(receipted, through);
+        self.close_all(through);
         if self.hops.iter().all(|hop| hop.closed || !hop.accepted) {
             self.finish();
         }
     }
 
-    fn close_all(&mut self, receipted: u32, through: u32) {
+    fn close_all(&mut self, through: u32) {
         for hop in 0..self.config.hops {
-            self.send(hop, ToHop::Close { receipted, through }, None);
+            self.send(hop, ToHop::Close { through }, None);
         }
     }
 
-    /// The tail's receipts of all hops for the next 32 positions. What they say is checked at the
-    /// end; more than there are positions is nonsense now.
-    fn receipted(&mut self, hop: u8, all: Vec<SignedBytes>) {
-        if hop + 1 != self.config.hops || all.len() != self.receipts.len() || self.config.score {
-            return self.fail(Failure::Violation { hop });
-        }
-        for (hop, receipt) in all.into_iter().enumerate() {
-            self.keep_receipts(hop, vec![receipt]);
-        }
-    }
-
-    fn keep_receipts(&mut self, hop: usize, more: Vec<SignedBytes>) {
+    /// What a hop signed is checked at the end; more than there are positions is left out.
+    fn keep_receipt(&mut self, hop: u8, own: SignedBytes) {
         let positions = self.config.prompt_len.saturating_add(self.config.max_tokens);
-        let most = (positions / RECEIPT_EVERY + 1) as usize;
-        let kept = &mut self.receipts[hop];
-        kept.extend(more.into_iter().take(most.saturating_sub(kept.len())));
+        let kept = &mut self.receipts[usize::from(hop)];
+        if kept.len() <= (positions / RECEIPT_EVERY) as usize {
+            kept.push(own);
+        }
+    }
+
+    /// The tail was ahead within its credit.
+    fn came_late(&mut self, hop: u8, index: u32, tokens: &[Token]) {
+        let have = self.handed + self.late.len() as u32;
+        let room = self.granted.saturating_sub(have) as usize;
+        if index == have && hop + 1 == self.config.hops {
+            self.late.extend(tokens.iter().take(room).map(|token| token.id));
+        }
     }
 
     fn closed(&mut self, hop: u8, stats: Option<HopStats>) {
@@ -360,7 +369,7 @@ impl Origin {
             return;
         }
         self.state = State::Done;
-        self.close_all(u32::MAX, 0);
+        self.close_all(0);
         self.outputs.push_back(OriginOutput::Ended(Err(failure)));
     }
 

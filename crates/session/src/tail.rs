@@ -40,6 +40,8 @@ pub(crate) struct Tail {
     grant: u32,
     limit: u32,
     released: u32,
+    /// Of these, passed on to the leader.
+    passed: u32,
     end_ids: Vec<u32>,
     /// Sampled, and over the grant.
     held: Option<Token>,
@@ -61,12 +63,26 @@ impl Tail {
     /// A tail that may release `credit` tokens, and never more than `limit`.
     pub(crate) fn new(credit: u32, limit: u32, end_ids: Vec<u32>) -> Self {
         let grant = credit.min(limit);
-        Self { grant, limit, released: 0, end_ids, held: None, withheld: None, ended: false }
+        Self {
+            grant,
+            limit,
+            released: 0,
+            passed: 0,
+            end_ids,
+            held: None,
+            withheld: None,
+            ended: false,
+        }
     }
 
     /// The index in the answer of the next token to be sampled.
     pub(crate) fn next_index(&self) -> u32 {
         self.released
+    }
+
+    /// Answer ids that the leader may have computed: what it was given.
+    pub(crate) fn passed(&self) -> u32 {
+        self.passed
     }
 
     /// A token was sampled for [`Self::next_index`].
@@ -84,10 +100,15 @@ impl Tail {
         self.grant = until;
         let mut out = Vec::new();
         if let Some(id) = self.withheld.take() {
-            out.push(Release::Accepted { index: self.released - 1, id });
+            out.push(self.pass(self.released - 1, id));
         }
         out.extend(self.release());
         out
+    }
+
+    fn pass(&mut self, index: u32, id: u32) -> Release {
+        self.passed += 1;
+        Release::Accepted { index, id }
     }
 
     fn release(&mut self) -> Vec<Release> {
@@ -104,7 +125,7 @@ impl Tail {
             return out;
         }
         if self.released < self.grant {
-            out.push(Release::Accepted { index, id });
+            out.push(self.pass(index, id));
         } else {
             self.withheld = Some(id);
         }

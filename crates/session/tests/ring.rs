@@ -11,14 +11,14 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use taimatsu_protocol::codec::BoundedVec;
-use taimatsu_protocol::control::{Forward, HopFailure, Score, ToClient, ToHop, Token};
+use taimatsu_protocol::control::{Forward, HopFailure, Score, ToClient, ToHop, Token, Violation};
 use taimatsu_protocol::link::{Downstream, LinkAck};
 use taimatsu_protocol::receipt::{
     self, BrokenReceipts, Claim, Expected, Flaw, NO_RECEIPT, Receipt,
 };
 use taimatsu_protocol::sealed::Mark;
 use taimatsu_protocol::signed::{SignedBytes, Verified};
-use taimatsu_protocol::{ModelId, Moment, Numerics, PeerId, SessionId, Span};
+use taimatsu_protocol::{Digest, ModelId, Moment, Numerics, PeerId, SessionId, Span};
 use taimatsu_session::{
     End, Executed, Failure, Finish, Hop, HopConfig, HopInput, HopOutput, Job, JobInput, Origin,
     OriginConfig, OriginInput, OriginOutput, ReceiptTerms, TailConfig, Want,
@@ -84,6 +84,8 @@ struct World {
     told: BTreeSet<(u8, u8, u32)>,
     /// A hop whose receipt from this position on is a lie.
     lie: Option<(u8, u32)>,
+    /// A hop that may lie in anything that it says.
+    liar: Option<u8>,
     /// Milliseconds after which the client hears of a death; none: it never does.
     news: Option<u64>,
     /// Milliseconds after which a dead hop's next and previous neighbours notice.
@@ -149,6 +151,7 @@ impl World {
             slow_close: BTreeSet::new(),
             told: BTreeSet::new(),
             lie: None,
+            liar: None,
             news: Some(100),
             notice: [1, 1],
         };
@@ -328,7 +331,7 @@ impl World {
     fn drain_hop(&mut self, hop: u8) {
         let hops = self.hops.len() as u8;
         let (next, previous) = ((hop + 1) % hops, (hop + hops - 1) % hops);
-        while let Some(output) = self.hops[usize::from(hop)].poll_output() {
+        while let Some(output) = self.next_output(hop) {
             let delay = 1 + u64::from(self.rng.next_u32() % 3);
             match output {
                 HopOutput::Execute(job) => self.after(delay, Event::Executed(hop, job)),
@@ -365,6 +368,85 @@ impl World {
         }
     }
 
+    fn next_output(&mut self, hop: u8) -> Option<HopOutput> {
+        let output = self.hops[usize::from(hop)].poll_output()?;
+        if self.liar != Some(hop) || !self.rng.next_u32().is_multiple_of(8) {
+            return Some(output);
+        }
+        let odd = self.rng.next_u32();
+        match output {
+            HopOutput::Down { mark, message, tensor } => self.lie_downstream(mark, message, tensor),
+            HopOutput::ToClient(ToClient::Receipt(signed)) => {
+                Some(HopOutput::ToClient(ToClient::Receipt(self.forge(hop, &signed))))
+            }
+            HopOutput::ToClient(ToClient::Verdict { index, end, .. }) => {
+                let token = Token { id: odd, logprob: None, top: BoundedVec::new() };
+                let tokens = BoundedVec::truncated([token]);
+                Some(HopOutput::ToClient(ToClient::Verdict { index, tokens, end }))
+            }
+            // What it signs to everybody; its chain of receipts goes on from there.
+            HopOutput::Sign(receipt) => Some(HopOutput::Sign(Box::new(altered(*receipt, odd)))),
+            HopOutput::Up(ack) if odd.is_multiple_of(2) => {
+                Some(HopOutput::Up(LinkAck { until: ack.until + 64, ..ack }))
+            }
+            other => Some(other),
+        }
+    }
+
+    /// Something else for the next hop.
+    fn lie_downstream(
+        &mut self,
+        mark: Mark,
+        message: Downstream,
+        tensor: Option<Bytes>,
+    ) -> Option<HopOutput> {
+        let odd = self.rng.next_u32();
+        let hop = self.liar.unwrap();
+        let (mark, message, tensor) = match (message, tensor) {
+            (Downstream::Step { count, committed_through }, Some(tensor)) => match odd % 5 {
+                0 => {
+                    let message = Downstream::Step { count, committed_through: 0 };
+                    (mark, message, Some(tensor))
+                }
+                1 => {
+                    let mut ids = tensor.to_vec();
+                    ids[0] ^= 1;
+                    (mark, Downstream::Step { count, committed_through }, Some(ids.into()))
+                }
+                2 => {
+                    let back =
+                        Mark { epoch: mark.epoch + 1, step: mark.step.saturating_sub(odd / 4 % 3) };
+                    (back, Downstream::Step { count, committed_through: 0 }, Some(tensor))
+                }
+                3 => {
+                    let more = [tensor.clone(), tensor].concat();
+                    let message = Downstream::Step { count: count * 2, committed_through: 0 };
+                    (mark, message, Some(more.into()))
+                }
+                _ => {
+                    let message = Downstream::Step { count, committed_through: u32::MAX };
+                    (mark, message, Some(tensor))
+                }
+            },
+            (Downstream::Receipt(signed), None) => {
+                (mark, Downstream::Receipt(self.forge(hop, &signed)), None)
+            }
+            (Downstream::Accepted { committed_through, .. }, None) => {
+                let ids = BoundedVec::truncated([odd]);
+                (mark, Downstream::Accepted { ids, committed_through }, None)
+            }
+            (message, tensor) => (mark, message, tensor),
+        };
+        Some(HopOutput::Down { mark, message, tensor })
+    }
+
+    /// Another receipt of the same host.
+    fn forge(&mut self, hop: u8, signed: &SignedBytes) -> SignedBytes {
+        let receipt = signed.clone().verify::<Receipt>().unwrap().record().clone();
+        let receipt = altered(receipt, self.rng.next_u32());
+        Verified::sign(receipt, &key(hop)).unwrap().wire().clone()
+    }
+
     /// Signs as the hop's host does; or lies, where it is told to.
     fn sign(&self, hop: u8, mut receipt: Receipt) -> SignedBytes {
         if self.lie == Some((hop, receipt.from)) {
@@ -385,6 +467,7 @@ impl World {
             hops: &expected,
             prompt,
             answer: &self.tokens,
+            late: self.origin.late(),
         };
         receipt::check(&claim, self.origin.receipts())
     }
@@ -451,6 +534,19 @@ fn terms(hop: u8, hops: u8) -> ReceiptTerms {
     }
 }
 
+fn altered(mut receipt: Receipt, how: u32) -> Receipt {
+    let other = Digest::of(&how.to_le_bytes());
+    match how % 6 {
+        0 => receipt.input = other,
+        1 => receipt.output = other,
+        2 => receipt.upstream = Some(other),
+        3 => receipt.upstream = None,
+        4 => receipt.until -= 1,
+        _ => receipt.previous = other,
+    }
+    receipt
+}
+
 fn prompt(length: u32) -> Vec<u32> {
     (0..length).map(|id| id * 7 % 101).collect()
 }
@@ -489,6 +585,26 @@ fn a_receipt_that_is_not_what_was_sent_is_disputed_by_the_next_hop() {
     assert_eq!(world.outcome, Some(Ok(Finish::Length)), "nobody stands behind the tail");
     let flaw = Flaw::Output { from: 64 };
     assert_eq!(world.check_receipts(&prompt), Err(BrokenReceipts { hop: 2, flaw }));
+}
+
+#[test]
+fn the_receipts_of_a_cancelled_answer_hold_whenever_it_is_cancelled() {
+    let mut ahead = 0;
+    for (hops, length) in [(1, 5), (3, 40), (3, 150), (4, 31)] {
+        for cancel in 20..900 {
+            let prompt = prompt(length);
+            let mut world = World::new(cancel, hops, &prompt, 60, None, false);
+            world.run(Duration::from_millis(cancel));
+            world.origin_input(OriginInput::Cancel);
+            world.run(MINUTE);
+            assert!(matches!(world.outcome, Some(Ok(_))), "{hops} hops, {cancel} ms");
+            if world.origin.is_told_all() {
+                assert_eq!(world.check_receipts(&prompt), Ok(()), "{hops} hops, {cancel} ms");
+                ahead += usize::from(!world.origin.late().is_empty());
+            }
+        }
+    }
+    assert!(ahead > 100, "{ahead}");
 }
 
 #[test]
@@ -646,8 +762,8 @@ fn a_frame_out_of_order_or_over_credit_ends_the_session() {
     assert!(hop.is_done(), "beyond the permission");
 }
 
-#[test]
-fn a_higher_epoch_rolls_a_hop_back() {
+/// The second of three hops, linked, in its initial epoch.
+fn middle() -> Hop {
     let mut hop = Hop::new(
         Moment::default(),
         HopConfig {
@@ -659,21 +775,73 @@ fn a_higher_epoch_rolls_a_hop_back() {
             prompt: Vec::new(),
             generations: (1, 1),
             tail: None,
-            receipts: None,
+            receipts: Some(terms(1, 3)),
         },
     );
-    let step = |epoch, start: u32, count: u32| HopInput::FromUpstream {
+    hop.handle(Moment::default(), HopInput::LaneUp(End::In, 1));
+    hop.handle(Moment::default(), HopInput::LaneUp(End::Out, 1));
+    hop
+}
+
+fn step(epoch: u32, start: u32, count: u32, committed_through: u32) -> HopInput {
+    HopInput::FromUpstream {
         mark: Mark { epoch, step: start },
-        message: Downstream::Step { count, committed_through: 0 },
+        message: Downstream::Step { count, committed_through },
         tensor: Some(Bytes::from(vec![0; count as usize * 4])),
-    };
+    }
+}
+
+#[test]
+fn a_receipt_goes_behind_what_it_is_about() {
+    let mut leader = Hop::new(
+        Moment::default(),
+        HopConfig {
+            hop: 0,
+            hops: 3,
+            hidden: HIDDEN,
+            prompt_len: 700,
+            positions: 800,
+            prompt: prompt(700),
+            generations: (1, 1),
+            tail: None,
+            receipts: Some(terms(0, 3)),
+        },
+    );
     let now = Moment::default();
-    hop.handle(now, HopInput::LaneUp(End::In, 1));
-    hop.handle(now, HopInput::LaneUp(End::Out, 1));
-    hop.handle(now, step(0, 0, 4));
-    hop.handle(now, step(0, 4, 2));
-    hop.handle(now, step(1, 3, 1));
-    hop.handle(now, step(0, 6, 1));
+    leader.handle(now, HopInput::LaneUp(End::In, 1));
+    leader.handle(now, HopInput::LaneUp(End::Out, 1));
+    let (mut sent, mut signed) = (0, 0);
+    while let Some(output) = leader.poll_output() {
+        match output {
+            HopOutput::Execute(job) => {
+                let tensor = Bytes::from(vec![0; job.count as usize * 4]);
+                let result = Ok(Executed::Hidden(tensor));
+                leader.handle(now, HopInput::Executed { result, micros: 1 });
+            }
+            HopOutput::Sign(receipt) => {
+                let wire = Verified::sign(*receipt, &key(0)).unwrap().wire().clone();
+                leader.handle(now, HopInput::Signed(wire));
+            }
+            HopOutput::Down { mark, message: Downstream::Step { count, .. }, .. } => {
+                sent = mark.step + count;
+            }
+            HopOutput::Down { mark, message: Downstream::Receipt(_), .. } => {
+                assert!(mark.step <= sent);
+                signed = mark.step;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((sent, signed), (512, 512), "the next hop permits no more");
+}
+
+#[test]
+fn a_higher_epoch_rolls_a_hop_back() {
+    let (mut hop, now) = (middle(), Moment::default());
+    hop.handle(now, step(0, 0, 4, 4));
+    hop.handle(now, step(0, 4, 2, 4));
+    hop.handle(now, step(1, 4, 1, 4));
+    hop.handle(now, step(0, 6, 1, 4));
     let mut jobs = Vec::new();
     let mut sent = Vec::new();
     loop {
@@ -684,14 +852,36 @@ fn a_higher_epoch_rolls_a_hop_back() {
                 let result = Ok(Executed::Hidden(tensor));
                 hop.handle(now, HopInput::Executed { result, micros: 1 });
             }
-            Some(HopOutput::Down { mark, .. }) => sent.push((mark.epoch, mark.step)),
+            Some(HopOutput::Down { mark, message: Downstream::Step { count, .. }, .. }) => {
+                sent.push((mark.step, count));
+            }
             Some(_) => {}
             None => break,
         }
     }
     assert!(!hop.is_done());
-    assert_eq!(jobs, [(0, 4), (3, 1)], "what was queued of the old epoch is dropped");
-    assert_eq!(sent, [(1, 3)], "and what was computed of it goes no further");
+    assert_eq!(jobs, [(0, 4), (4, 1)], "what was queued of the old epoch is dropped");
+    assert_eq!(sent, [(0, 4), (4, 1)], "and the next hop has no gap");
+}
+
+#[test]
+fn what_is_final_or_half_a_step_is_not_rolled_back() {
+    let refused = |committed: u32, to: u32| {
+        let (mut hop, now) = (middle(), Moment::default());
+        hop.handle(now, step(0, 0, 4, 0));
+        hop.handle(now, step(0, 4, 2, committed));
+        hop.handle(now, step(1, to, 1, 0));
+        let mut said = std::iter::from_fn(|| hop.poll_output());
+        said.any(|output| {
+            let gap = ToClient::Failed(HopFailure::BadFrame(Violation::Gap));
+            matches!(output, HopOutput::ToClient(message) if message == gap)
+        })
+    };
+    for (committed, to, expected) in
+        [(0, 4, false), (4, 4, false), (5, 4, true), (6, 6, false), (0, 3, true), (0, 5, true)]
+    {
+        assert_eq!(refused(committed, to), expected, "final to {committed}, back to {to}");
+    }
 }
 
 #[test]
@@ -728,6 +918,46 @@ fn a_failed_execution_names_its_reason() {
     let told = std::iter::from_fn(|| hop.poll_output())
         .any(|output| matches!(output, HopOutput::ToClient(ToClient::Failed(f)) if f == failure));
     assert!(told && hop.is_done());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn whatever_one_hop_says_no_other_is_convicted(
+        seed in any::<u64>(),
+        hops in 1_u8..5,
+        liar in 0_u8..5,
+        length in 1_u32..200,
+        tokens in 1_u32..100,
+        cancel in proptest::option::of(10_u64..1500),
+    ) {
+        let liar = liar % hops;
+        let prompt = prompt(length);
+        let mut world = World::new(seed, hops, &prompt, tokens, None, false);
+        world.liar = Some(liar);
+        if let Some(cancel) = cancel {
+            world.run(Duration::from_millis(cancel));
+            world.origin_input(OriginInput::Cancel);
+        }
+        world.run(MINUTE * 2);
+        let before = |hop: usize| (hop + usize::from(hops) - 1) % usize::from(hops);
+        match &world.outcome {
+            Some(Ok(_)) if world.origin.is_told_all() => match world.check_receipts(&prompt) {
+                Err(BrokenReceipts { hop, flaw: Flaw::Disagree { .. } }) => {
+                    prop_assert!([before(hop), hop].contains(&usize::from(liar)));
+                }
+                Err(broken) => prop_assert_eq!(broken.hop, usize::from(liar), "{}", broken),
+                Ok(()) => {}
+            },
+            Some(Err(Failure::Violation { hop })) => prop_assert_eq!(*hop, liar),
+            Some(Err(Failure::HopFailed { hop, failure: HopFailure::Disputed { .. } })) => {
+                let two = [before(usize::from(*hop)), usize::from(*hop)];
+                prop_assert!(two.contains(&usize::from(liar)));
+            }
+            _ => {}
+        }
+    }
 }
 
 proptest! {

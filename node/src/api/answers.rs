@@ -35,17 +35,17 @@ const SEED: HeaderName = HeaderName::from_static("x-taimatsu-seed");
 pub(super) async fn chat(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let body = body_of(request).await?;
     let order = chat_request::parse(&body, api.draw)?;
-    answer(api, order, "chatcmpl").await
+    answer(api, order).await
 }
 
 /// Continues texts.
 pub(super) async fn text(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let body = body_of(request).await?;
     let order = text_request::parse(&body, api.draw)?;
-    answer(api, order, "cmpl").await
+    answer(api, order).await
 }
 
-async fn answer(api: Api, order: Order, prefix: &str) -> Result<Response, ApiError> {
+async fn answer(api: Api, order: Order) -> Result<Response, ApiError> {
     if order.model.is_empty() {
         let models = api.engine.models().await;
         let names: Vec<String> = models.into_iter().map(|model| model.name).take(8).collect();
@@ -53,7 +53,7 @@ async fn answer(api: Api, order: Order, prefix: &str) -> Result<Response, ApiErr
     }
     let head = Head {
         shape: order.shape,
-        id: format!("{prefix}-{:016x}", (api.draw)()),
+        id: order.id.clone(),
         created: unix_now(),
         seed: order.manner.sampling.seed,
         drawn: order.manner.drawn,

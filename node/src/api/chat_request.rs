@@ -20,6 +20,7 @@ pub(super) fn parse(body: &[u8], draw: fn() -> u64) -> Result<Order, ApiError> {
     unsupported::refuse(&fields, &unsupported::CHAT)?;
     let most = fields.count("max_tokens")?;
     Ok(Order {
+        id: format!("chatcmpl-{:016x}", draw()),
         shape: Shape::Chat,
         model,
         prompts: vec![Prompt::Chat(messages(&fields)?)],

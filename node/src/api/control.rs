@@ -167,6 +167,7 @@ impl RunRequest {
             _ => return None,
         };
         Some(Question {
+            id: None,
             model: self.model,
             prompt,
             sampling: Sampling {
@@ -405,6 +406,7 @@ mod tests {
 
     fn question(prompt: Prompt, route: RouteWish) -> Question {
         Question {
+            id: None,
             model: "m".into(),
             prompt,
             sampling: Sampling {

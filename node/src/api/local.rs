@@ -74,7 +74,7 @@ pub(super) async fn reputation(
     Json(api.engine.reputation(asked.get("peer").cloned()).await)
 }
 
-/// `GET /taimatsu/v1/receipts`: the last answers, or with `?id=` all of one.
+/// `GET /taimatsu/v1/receipts`: the last answers, or with `?id=` all of what is called so.
 pub(super) async fn receipts(
     State(api): State<Api>,
     Query(asked): Query<BTreeMap<String, String>>,

@@ -18,6 +18,8 @@ const MAX_N: i128 = 8;
 /// A request that makes sense.
 #[derive(Debug, Clone)]
 pub(super) struct Order {
+    /// The answer's: `chatcmpl-…`, `cmpl-…`.
+    pub(super) id: String,
     /// By which endpoint it came.
     pub(super) shape: Shape,
     /// As asked for.
@@ -81,6 +83,7 @@ impl Order {
 
     fn question(&self, prompt: Prompt, choice: usize) -> Question {
         Question {
+            id: Some(self.id.clone()),
             model: self.model.clone(),
             prompt,
             sampling: Sampling { choice: choice as u32, ..self.manner.sampling },

@@ -26,6 +26,7 @@ pub(super) fn parse(body: &[u8], draw: fn() -> u64) -> Result<Order, ApiError> {
     let model = order::model(&fields)?;
     unsupported::refuse(&fields, &unsupported::TEXT)?;
     Ok(Order {
+        id: format!("cmpl-{:016x}", draw()),
         shape: Shape::Text,
         model,
         prompts: prompts(&fields)?,

@@ -97,6 +97,7 @@ fn question(args: &RunArgs, seed: u64) -> Result<Question, Failure> {
         (None, None) => return Err(Failure::new(Code::Usage, "there is no prompt")),
     };
     Ok(Question {
+        id: None,
         model: absolute(&args.model),
         prompt,
         sampling: Sampling {

@@ -1,6 +1,8 @@
 //! `taimatsu reputation` and `receipts`: what the node here remembers of others.
 
 use serde_json::Value;
+use taimatsu_model::template::utc;
+use taimatsu_protocol::UnixSeconds;
 
 use super::{Global, client};
 use crate::config;
@@ -29,9 +31,14 @@ pub(super) async fn reputation(global: &Global, peer: Option<&str>) -> Result<()
         if peer.is_some() {
             for reason in known["why"].as_array().into_iter().flatten() {
                 let what = reason["what"].as_str().unwrap_or("?");
-                say(format!("    {:>12}  {what} × {}", reason["at"], reason["times"]))?;
+                say(format!("    {}  {what} × {}", time(&reason["at"]), reason["times"]))?;
             }
         }
+    }
+    if !peers.is_empty() && !global.quiet {
+        crate::stderr::tell(
+            "protocol kept: frames and receipts fitted; whether the numbers are right is not checked",
+        );
     }
     Ok(())
 }
@@ -47,9 +54,6 @@ pub(super) async fn receipts(global: &Global, id: Option<&str>) -> Result<(), Fa
     };
     if global.json {
         return say(known);
-    }
-    if id.is_some() {
-        return print_answer(&known);
     }
     let answers = known["answers"].as_array().cloned().unwrap_or_default();
     if answers.is_empty() && !global.quiet {
@@ -73,7 +77,13 @@ fn standing_line(known: &Value) -> String {
     };
     let peer = short(known["peer"].as_str().unwrap_or("?"));
     let model = known["name"].as_str().or_else(|| known["model"].as_str()).unwrap_or("?");
-    format!("{peer}  {model:<16} correct {}  available {}", score("correct"), score("available"))
+    let [kept, in_time] = [score("correct"), score("available")];
+    format!("{peer}  {model:<16} protocol kept {kept}  in time {in_time}")
+}
+
+/// A moment for eyes.
+fn time(seconds: &Value) -> String {
+    seconds.as_u64().map_or_else(|| "?".into(), |at| utc(UnixSeconds(at), "%Y-%m-%d %H:%M:%S UTC"))
 }
 
 fn print_answer(answer: &Value) -> Result<(), Failure> {
@@ -82,8 +92,8 @@ fn print_answer(answer: &Value) -> Result<(), Failure> {
         Value::String(word) => word.clone(),
         other => text(&other["broken"]),
     };
-    let [id, model] = [text(&answer["id"]), text(&answer["model"])];
-    say(format!("{id}  {model}  {} tokens  {state}", answer["tokens"]))?;
+    let [id, at, model] = [text(&answer["id"]), time(&answer["at"]), text(&answer["model"])];
+    say(format!("{id}  {at}  {model}  {} tokens  {state}", answer["tokens"]))?;
     for hop in answer["hops"].as_array().into_iter().flatten() {
         let [first, last] = [&hop["blocks"][0], &hop["blocks"][1]];
         let (peer, signed) = (text(&hop["peer"]), &hop["signed"]);
@@ -94,4 +104,23 @@ fn print_answer(answer: &Value) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_standing_says_what_was_seen_and_no_more() {
+        let score = json!({"score": 0.5, "good": 0.2, "bad": 0.0});
+        let known = json!({
+            "peer": "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",
+            "name": "m", "correct": score, "available": score,
+        });
+        let line = standing_line(&known);
+        let expected = "protocol kept 0.50 (+0.2 −0.0)  in time 0.50 (+0.2 −0.0)";
+        assert!(line.ends_with(expected), "{line}");
+        assert_eq!(time(&json!(1_700_000_000)), "2023-11-14 22:13:20 UTC");
+    }
 }

@@ -113,6 +113,7 @@ fn verdict(tokens: &[u32]) -> Check {
 
 fn question(model: &str) -> Question {
     Question {
+        id: None,
         model: model.to_owned(),
         prompt: Prompt::Ids(GOLDEN_PROMPT.to_vec()),
         sampling: Sampling::greedy(),

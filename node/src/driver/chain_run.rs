@@ -67,6 +67,8 @@ pub(crate) struct Proof {
     pub(crate) chain: Chain,
     pub(crate) prompt: Vec<u32>,
     pub(crate) answer: Vec<u32>,
+    /// Ids that came after the end.
+    pub(crate) late: Vec<u32>,
     /// Of each hop, in the order of positions; none where none were wanted, or a hop was cut off
     /// before it had said all.
     pub(crate) receipts: Option<Vec<Vec<SignedBytes>>>,
@@ -84,6 +86,7 @@ impl Proof {
             hops: &hops,
             prompt: &self.prompt,
             answer: &self.answer,
+            late: &self.late,
         };
         self.receipts.as_ref().map(|receipts| receipt::check(&claim, receipts))
     }
@@ -212,6 +215,7 @@ impl ChainRun {
             chain: self.chain.clone(),
             prompt: self.prompt.clone(),
             answer: self.answer.clone(),
+            late: self.machine.late().to_vec(),
             receipts: complete.then(|| self.machine.receipts().to_vec()),
         }
     }
@@ -343,8 +347,10 @@ fn openings(model: ModelId, chain: &Chain, task: &Task, credit: u32) -> Vec<Open
             out: lane(next, number),
             inward: lane(previous, previous),
             prompt: if number == 0 { prompt() } else { BoundedVec::new() },
-            tail: (number == last)
-                .then(|| TailOpening { task: task.tail_task(credit), prompt: prompt() }),
+            tail: (number == last).then(|| TailOpening {
+                task: task.tail_task(credit),
+                prompt: if last == 0 { BoundedVec::new() } else { prompt() },
+            }),
         }
     };
     hops.iter().enumerate().map(opening).collect()

@@ -283,6 +283,7 @@ impl Bench {
                 Output::Remember { peer, model, standing } => {
                     self.ledger.remember(peer, model, *standing);
                 }
+                Output::Forget { peer, model } => self.ledger.forget(peer, model),
                 Output::Lookup { model } => self.look_up(model),
                 Output::Routed { id, chain } => {
                     if let Some(reply) = self.asks.remove(&id) {

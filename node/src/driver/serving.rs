@@ -101,14 +101,13 @@ impl Serving {
                 .map_or(Refusal::Unreadable, |signed| Refusal::StalePrekey(Box::new(signed))));
         };
         let unreadable = |_| Refusal::Unreadable;
-        let (mut opening, secret) =
-            prekey.open(&self.swarm, &self.me, hello).map_err(unreadable)?;
+        let (opening, secret) = prekey.open(&self.swarm, &self.me, hello).map_err(unreadable)?;
         if !opening.is_consistent(hello.hop) {
             return Err(Refusal::Unreadable);
         }
         let accepted_until = prekeys::accepted_until(&prekey);
         let within = self.judge.admit(hello.session, &opening, accepted_until).await?;
-        let seat = self.seat(&mut opening, within).await;
+        let seat = self.seat(&opening, within).await;
         if seat.is_err() {
             self.judge.session_ended(hello.session);
         }
@@ -117,7 +116,7 @@ impl Serving {
     }
 
     /// A place for the opening's part of the span `within`, and the width of its hidden states.
-    async fn seat(&self, opening: &mut Opening, within: Span) -> Result<(Seat, u32), Refusal> {
+    async fn seat(&self, opening: &Opening, within: Span) -> Result<(Seat, u32), Refusal> {
         let found = self
             .hosted
             .borrow()
@@ -125,10 +124,9 @@ impl Serving {
             .find(|hosted| hosted.model == opening.model && hosted.worker.span() == within)
             .cloned();
         let worker = found.ok_or(Refusal::UnknownModel)?.worker;
-        let tail = opening.tail.as_mut().map(|tail| Tail {
-            task: tail.task.clone(),
-            prompt: std::mem::take(&mut tail.prompt).into_vec(),
-        });
+        let tail = opening
+            .tail_prompt()
+            .map(|(task, prompt)| Tail { task: task.clone(), prompt: prompt.to_vec() });
         let seat = worker.open(opening.positions, opening.span, tail).await;
         let seat = seat.map_err(|error| match error {
             SeatError::Executor(ExecutorError::NoKv { free, .. }) => Refusal::NoKv { free },

@@ -1,10 +1,13 @@
 //! What holds in every world, whatever happens: checked after each event, and at rest.
 
 use taimatsu_peer::policy::{MAX_HOSTED, MAX_REPLAY, MAX_WAITING};
+use taimatsu_peer::reputation::{Evidence, Reason, Standing};
 use taimatsu_peer::session::Finish;
 use taimatsu_peer::session::policy::CREDIT;
+use taimatsu_protocol::PeerId;
 
 use super::asking::Outcome;
+use super::events::name;
 use super::world::{AskId, NodeId, World};
 
 impl World {
@@ -29,6 +32,15 @@ impl World {
         let (have, read) = (this.tokens.len() as u32, this.consumed);
         if have > read + CREDIT || have > this.question.max_tokens {
             self.fail(|| format!("ask {ask} has {have} tokens, and has read {read}"));
+        }
+    }
+
+    /// Everybody here keeps the protocol, whatever else it does: nobody is convicted.
+    pub(crate) fn check_standing(&mut self, of: &PeerId, standing: &Standing) {
+        let fault = |reason: &&Reason| matches!(reason.evidence, Evidence::Fault(_));
+        if let Some(reason) = standing.reasons().find(fault) {
+            let said = format!("{} is convicted: {:?}", name(&self.names, of), reason.evidence);
+            self.fail(|| said);
         }
     }
 

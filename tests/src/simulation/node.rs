@@ -250,7 +250,8 @@ impl World {
                     self.nodes[node].peer.handle(now, wall, signed);
                 }
                 // Nothing outlives a simulated node.
-                Output::Remember { .. } => {}
+                Output::Forget { .. } => {}
+                Output::Remember { peer, standing, .. } => self.check_standing(&peer, &standing),
                 Output::Lookup { model } => self.look_up(node, model),
                 Output::Routed { id, chain } => {
                     if let Some(ask) = self.nodes[node].routes.remove(&id) {

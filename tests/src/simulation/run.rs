@@ -64,6 +64,7 @@ impl Run {
             hops: &hops,
             prompt,
             answer: &self.answer,
+            late: self.machine.late(),
         };
         self.machine.is_told_all().then(|| receipt::check(&claim, self.machine.receipts()))
     }
@@ -153,7 +154,10 @@ impl World {
                 lane(previous, previous)
             },
             prompt: if number == 0 { prompt() } else { BoundedVec::new() },
-            tail: (number == last).then(|| TailOpening { task: task.clone(), prompt: prompt() }),
+            tail: (number == last).then(|| TailOpening {
+                task: task.clone(),
+                prompt: if last == 0 { BoundedVec::new() } else { prompt() },
+            }),
         };
         hops.iter().enumerate().map(opening).collect()
     }

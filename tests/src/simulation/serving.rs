@@ -43,9 +43,8 @@ impl World {
         match frame {
             Frame::Hello(hello) => match self.admit(node, &hello) {
                 Ok(worker) => {
-                    let Hello { session, hop, mut opening, .. } = *hello;
-                    let tail = opening.tail.as_mut();
-                    let tail = tail.map(|tail| std::mem::take(&mut tail.prompt).into_vec());
+                    let Hello { session, hop, opening, .. } = *hello;
+                    let tail = opening.tail_prompt().map(|(_, prompt)| prompt.to_vec());
                     let (positions, part) = (opening.positions, opening.span);
                     self.nodes[node].opened.insert(session, Opened { stream, hop, opening });
                     self.command(node, worker, Command::Open { session, positions, part, tail });

@@ -3,7 +3,8 @@
 use taimatsu_protocol::UnixSeconds;
 
 /// `now` by a format such as `%d %b %Y`. What is not known stays as it is.
-pub(super) fn utc(now: UnixSeconds, format: &str) -> String {
+#[must_use]
+pub fn utc(now: UnixSeconds, format: &str) -> String {
     // Year 9999 is as far as Python goes.
     let seconds = now.0.min(253_402_300_799);
     let (year, month, day) = civil(seconds / 86_400);

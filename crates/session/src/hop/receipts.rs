@@ -1,14 +1,13 @@
 //! What the hop signs of its positions: leaves gathered, the upstream hop's receipts checked, its
-//! own asked for (docs/protocol.md 3.6).
+//! own asked for, and handed to the client and the next hop (docs/protocol.md 3.6).
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use taimatsu_protocol::codec::BoundedVec;
 use taimatsu_protocol::control::{HopFailure, ToClient, Violation};
 use taimatsu_protocol::link::Downstream;
 use taimatsu_protocol::receipt::{
-    NO_RECEIPT, RECEIPT_EVERY, Receipt, Receipts, digest_of, id_leaf, leaf, no_leaf,
+    NO_RECEIPT, RECEIPT_EVERY, Receipt, digest_of, id_leaf, leaf, no_leaf,
 };
 use taimatsu_protocol::sealed::Mark;
 use taimatsu_protocol::signed::SignedBytes;
@@ -17,9 +16,6 @@ use taimatsu_protocol::{Digest, Moment};
 use super::{Executed, Hop, HopOutput, JobInput};
 use crate::tail::ReceiptTerms;
 
-/// The most receipts in one message to the client.
-const PER_MESSAGE: usize = 32;
-
 /// Leaves and receipts of one hop.
 #[derive(Debug)]
 pub(super) struct Book {
@@ -27,24 +23,15 @@ pub(super) struct Book {
     /// Leaves of what went in and what came out, from position `signed` on.
     inputs: VecDeque<Digest>,
     outputs: VecDeque<Digest>,
-    /// Positions below this are final.
-    committed: u32,
     /// Positions below this have a receipt, or one is being signed.
     signed: u32,
-    /// This hop's receipts, oldest first: at most one for 32 positions of the session.
-    own: Vec<SignedBytes>,
-    /// Receipts of the upstream hops that wait for this hop's own; bounded by the lane's window.
-    upstream: VecDeque<Receipts>,
-    /// The positions that are being signed end here, and these receipts came with them.
-    signing: Option<(u32, Receipts)>,
-    /// The client closes: what it has, and what it wants.
-    closing: Option<Closing>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Closing {
-    receipted: u32,
-    through: u32,
+    /// This hop's last receipt.
+    previous: Digest,
+    /// The upstream hop's receipts that wait for this hop's own; bounded by the lane's window.
+    upstream: VecDeque<SignedBytes>,
+    signing: bool,
+    /// The client closes, and wants receipts up to here.
+    closing: Option<u32>,
 }
 
 impl Book {
@@ -53,11 +40,10 @@ impl Book {
             terms,
             inputs: VecDeque::new(),
             outputs: VecDeque::new(),
-            committed: 0,
             signed: 0,
-            own: Vec::new(),
+            previous: NO_RECEIPT,
             upstream: VecDeque::new(),
-            signing: None,
+            signing: false,
             closing: None,
         }
     }
@@ -84,10 +70,6 @@ impl Book {
         }
     }
 
-    pub(super) fn commit(&mut self, through: u32) {
-        self.committed = self.committed.max(through);
-    }
-
     /// Positions from `to` on are undone. What is committed never is.
     pub(super) fn roll_back(&mut self, to: u32) {
         let left = to.saturating_sub(self.signed) as usize;
@@ -99,22 +81,20 @@ impl Book {
         self.closing.is_some()
     }
 
-    /// Positions from `signed` on whose leaves are complete.
-    fn complete(&self) -> u32 {
+    /// Positions from `signed` to `end` at most whose leaves are complete.
+    fn complete(&self, end: u32) -> u32 {
         let leaves = self.inputs.len().min(self.outputs.len()) as u32;
-        leaves.min(self.committed.saturating_sub(self.signed))
+        leaves.min(end.saturating_sub(self.signed))
     }
 
-    fn begin(&mut self, count: u32, above: Receipts) -> Receipt {
+    fn begin(&mut self, count: u32, above: Option<&SignedBytes>) -> Receipt {
         let digest = |leaves: &mut VecDeque<Digest>| {
             let leaves: Vec<Digest> = leaves.drain(..count as usize).collect();
             digest_of(&leaves)
         };
         let (input, output) = (digest(&mut self.inputs), digest(&mut self.outputs));
         let (from, until) = (self.signed, self.signed + count);
-        let upstream = above.last().map(SignedBytes::digest);
-        self.signed = until;
-        self.signing = Some((until, above));
+        (self.signed, self.signing) = (until, true);
         Receipt {
             host: self.terms.host,
             session: self.terms.session,
@@ -125,21 +105,19 @@ impl Book {
             until,
             input,
             output,
-            previous: self.own.last().map_or(NO_RECEIPT, SignedBytes::digest),
-            upstream,
+            previous: self.previous,
+            upstream: above.map(SignedBytes::digest),
         }
     }
 
     /// Whether the upstream hop's receipt is for the positions that are next here, and agrees with
     /// what came from it.
-    fn agrees(&self, above: &Receipts, hop: u8) -> bool {
-        let Some(last) = above.last() else { return false };
-        let Ok(verified) = last.clone().verify::<Receipt>() else { return false };
+    fn agrees(&self, above: &SignedBytes) -> bool {
+        let Ok(verified) = above.clone().verify::<Receipt>() else { return false };
         let receipt = verified.record();
         let leaves: Vec<Digest> =
             self.inputs.iter().take(RECEIPT_EVERY as usize).copied().collect();
-        above.len() == usize::from(hop)
-            && Some(receipt.host) == self.terms.upstream
+        Some(receipt.host) == self.terms.upstream
             && receipt.session == self.terms.session
             && receipt.model == self.terms.model
             && (receipt.from, receipt.until) == (self.signed, self.signed + RECEIPT_EVERY)
@@ -162,17 +140,12 @@ impl Hop {
         }
     }
 
-    pub(super) fn commit(&mut self, through: u32) {
-        if let Some(book) = &mut self.book {
-            book.commit(through);
-        }
-    }
-
-    /// The upstream hops' receipts came.
-    pub(super) fn take_receipts(&mut self, above: Receipts) -> Result<(), Violation> {
-        let most = (self.permitted / RECEIPT_EVERY + 1) as usize;
+    /// The upstream hop's next receipt came.
+    pub(super) fn take_receipt(&mut self, above: SignedBytes) -> Result<(), Violation> {
         let Some(book) = &mut self.book else { return Err(Violation::OutOfPlace) };
-        if book.upstream.len() >= most {
+        // It follows the positions that it is for, and no more of these are permitted.
+        let most = self.permitted.saturating_sub(book.signed) / RECEIPT_EVERY + 1;
+        if book.upstream.len() >= most as usize {
             return Err(Violation::OverCredit);
         }
         book.upstream.push_back(above);
@@ -181,79 +154,77 @@ impl Hop {
 
     /// Asks for the next signature, if one is due.
     pub(super) fn sign_next(&mut self, now: Moment) {
-        let (hop, leader) = (self.config.hop, self.is_leader());
+        let (leader, end) = (self.is_leader(), self.told_through());
         let Some(book) = &mut self.book else { return };
-        if book.signing.is_some() {
+        if book.signing {
             return;
         }
-        if book.closing.is_some() {
-            return self.sign_last(now);
+        if let Some(through) = book.closing {
+            return self.sign_last(now, through);
         }
-        if book.complete() < RECEIPT_EVERY {
+        if book.complete(end) < RECEIPT_EVERY {
             return;
         }
-        let above = if leader {
-            Receipts::new()
-        } else {
-            let Some(above) = book.upstream.pop_front() else { return };
-            if !book.agrees(&above, hop) {
+        let mut above = None;
+        if !leader {
+            let Some(next) = book.upstream.pop_front() else { return };
+            if !book.agrees(&next) {
                 let (lane, from) = (self.lane_in.number, book.signed);
                 return self.fail(HopFailure::Disputed { lane, from });
             }
-            above
-        };
-        let receipt = book.begin(RECEIPT_EVERY, above);
+            above = Some(next);
+        }
+        let receipt = book.begin(RECEIPT_EVERY, above.as_ref());
         self.outputs.push_back(HopOutput::Sign(Box::new(receipt)));
     }
 
-    /// A signature that was asked for is here.
-    pub(super) fn signed(&mut self, now: Moment, signed: SignedBytes) {
-        let Some(book) = &mut self.book else { return };
-        let Some((until, above)) = book.signing.take() else { return };
-        book.own.push(signed.clone());
-        if book.closing.is_some() {
-            return;
-        }
-        let all = Receipts::truncated(above.into_vec().into_iter().chain([signed]));
-        if self.is_tail() {
-            self.tell_client(now, ToClient::Receipts(all));
-        } else {
+    /// The end of the final positions whose outcome is with whom it is for: what is held back
+    /// here is not signed, or the receipt would come before what it is about.
+    fn told_through(&self) -> u32 {
+        let sent = self.held.as_ref().map_or(u32::MAX, |(mark, _)| mark.step);
+        let told = self.tail.as_ref().map(|tail| self.config.prompt_len - 1 + tail.next_index());
+        self.committed.min(sent).min(told.unwrap_or(u32::MAX))
+    }
+
+    /// A signature that was asked for is here: for the client, by this hop's own stream, and for
+    /// the next hop, which embeds it.
+    pub(super) fn signed(&mut self, signed: SignedBytes) {
+        let tail = self.is_tail();
+        let Some(book) = self.book.as_mut().filter(|book| book.signing) else { return };
+        (book.signing, book.previous) = (false, signed.digest());
+        let (until, closing) = (book.signed, book.is_closing());
+        // Not `tell_client`: a prompt's receipts would put off for long what is coalesced.
+        self.outputs.push_back(HopOutput::ToClient(ToClient::Receipt(signed.clone())));
+        if !tail && !closing {
             let mark = Mark { epoch: self.epoch, step: until };
-            self.down(mark, Downstream::Receipts(all), None::<Bytes>);
+            self.down(mark, Downstream::Receipt(signed), None::<Bytes>);
         }
     }
 
     /// The client closes: what has no receipt is signed first.
-    pub(super) fn close(&mut self, now: Moment, receipted: u32, through: u32) {
+    pub(super) fn close(&mut self, now: Moment, through: u32) {
+        self.commit(through);
         if let Some(book) = &mut self.book {
-            book.closing = Some(Closing { receipted, through });
+            book.closing = Some(through);
             return self.sign_next(now);
         }
         self.say_goodbye(now);
     }
 
-    fn sign_last(&mut self, now: Moment) {
+    fn sign_last(&mut self, now: Moment, through: u32) {
+        let end = self.committed.min(through);
         let Some(book) = &mut self.book else { return };
-        let Some(Closing { through, .. }) = book.closing else { return };
-        let left = book.complete().min(through.saturating_sub(book.signed));
+        let left = book.complete(end);
         if left == 0 {
             return self.say_goodbye(now);
         }
-        let receipt = book.begin(left.min(RECEIPT_EVERY), Receipts::new());
+        let receipt = book.begin(left.min(RECEIPT_EVERY), None);
         self.outputs.push_back(HopOutput::Sign(Box::new(receipt)));
     }
 
-    /// The receipts that the client lacks, the last figures, and the end.
+    /// The last figures, and the end.
     fn say_goodbye(&mut self, now: Moment) {
-        if let Some(book) = self.book.take()
-            && let Some(Closing { receipted, .. }) = book.closing
-        {
-            let has = (receipted / RECEIPT_EVERY) as usize;
-            for some in book.own.get(has..).unwrap_or_default().chunks(PER_MESSAGE) {
-                let some = BoundedVec::truncated(some.iter().cloned());
-                self.tell_client(now, ToClient::LastReceipts(some));
-            }
-        }
+        self.book = None;
         self.tell_client(now, ToClient::Closed { stats: self.stats });
         self.end();
     }

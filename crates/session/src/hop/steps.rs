@@ -36,12 +36,14 @@ impl Hop {
             return Err(Violation::WrongSize);
         }
         let end = mark.step.checked_add(count).ok_or(Violation::OverCredit)?;
-        if end > self.permitted.min(self.config.positions) {
+        // What the tail has passed on is all that there is to compute.
+        let given = self.tail.as_ref().map(|tail| self.config.prompt_len + tail.passed());
+        if end > self.permitted.min(self.config.positions).min(given.unwrap_or(u32::MAX)) {
             return Err(Violation::OverCredit);
         }
-        if mark.epoch > self.epoch && mark.step <= self.received {
+        if mark.epoch > self.epoch && (self.committed..=self.received).contains(&mark.step) {
+            self.roll_back(mark.step)?;
             self.epoch = mark.epoch;
-            self.roll_back(mark.step);
         }
         if mark.epoch != self.epoch || mark.step != self.received {
             return Err(Violation::Gap);
@@ -53,7 +55,17 @@ impl Hop {
         Ok(())
     }
 
-    pub(super) fn roll_back(&mut self, to: u32) {
+    /// Positions from `to` on are undone; a step is undone as a whole.
+    fn roll_back(&mut self, to: u32) -> Result<(), Violation> {
+        let cut = |start: u32, count: u32| start < to && to < start + count;
+        if self.queue.iter().any(|pending| cut(pending.start, pending.count))
+            || self.executing.is_some_and(|running| cut(running.start, running.count))
+        {
+            return Err(Violation::Gap);
+        }
+        if let Some(running) = &mut self.executing {
+            running.void |= running.start >= to;
+        }
         self.queue.retain(|pending| pending.start < to);
         self.received = to;
         self.kv_len = self.kv_len.min(to);
@@ -61,6 +73,12 @@ impl Hop {
         if let Some(book) = &mut self.book {
             book.roll_back(to);
         }
+        Ok(())
+    }
+
+    /// Positions below `through` are final, as far as they are here.
+    pub(super) fn commit(&mut self, through: u32) {
+        self.committed = self.committed.max(through.min(self.received));
     }
 
     pub(super) fn take_accepted(&mut self, mark: Mark, ids: &[u32]) -> Result<(), Violation> {
@@ -92,7 +110,7 @@ impl Hop {
         }
         let Some(Pending { start, count, input }) = self.queue.pop_front() else { return };
         let want = self.want(start + count);
-        self.executing = Some(Running { start, count, epoch: self.epoch });
+        self.executing = Some(Running { start, count, void: false });
         self.outputs.push_back(HopOutput::Execute(Job { start, count, input, want }));
     }
 
@@ -111,9 +129,9 @@ impl Hop {
         result: Result<Executed, HopFailure>,
         micros: u64,
     ) {
-        let Some(Running { start, count, epoch }) = self.executing.take() else { return };
+        let Some(Running { start, count, void }) = self.executing.take() else { return };
         self.count(count, micros);
-        if epoch != self.epoch {
+        if void {
             return;
         }
         let output = match result {
@@ -126,7 +144,7 @@ impl Hop {
         self.book_output(&output, count);
         match output {
             Executed::Hidden(tensor) => {
-                self.held = Some((Mark { epoch, step: start }, tensor));
+                self.held = Some((Mark { epoch: self.epoch, step: start }, tensor));
                 self.send_held();
             }
             Executed::Sampled(token) => {
@@ -173,7 +191,9 @@ impl Hop {
         while !tensor.is_empty() {
             let part = tensor.split_to(tensor.len().min(fits.max(1) * width));
             let count = (part.len() / width) as u32;
-            let message = Downstream::Step { count, committed_through: step + count };
+            // No more than this hop was told: it will not roll back what it calls final.
+            let committed_through = self.committed.min(step + count);
+            let message = Downstream::Step { count, committed_through };
             self.down(Mark { step, ..mark }, message, Some(part));
             step += count;
         }
@@ -192,6 +212,8 @@ impl Hop {
         for release in releases {
             match release {
                 Release::Verdict { index, token, end } => {
+                    // What was said is final, and so is all that it was sampled from.
+                    self.commit(self.config.prompt_len + index);
                     let tokens = BoundedVec::truncated([token]);
                     self.tell_client(now, ToClient::Verdict { index, tokens, end });
                 }
