@@ -281,6 +281,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
 }
 
 async fn perform(cli: Cli) -> Result<(), Failure> {
+    crate::signals::outlive_file_limits();
     let settings = cli.settings();
     let trouble = settings.as_ref().err().cloned();
     if let Some(failure) = trouble.as_ref().filter(|_| !cli.needs_no_settings()) {

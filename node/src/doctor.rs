@@ -100,6 +100,7 @@ pub(crate) async fn examine(
     match (node, state) {
         (Some(node), Some(state)) => {
             tell(swarm::node(&state));
+            tell(swarm::ledger(&state));
             tell(swarm::announcements(node, &state).await);
             tell(swarm::neighbours(&state));
             tell(swarm::dht(node, &state).await);

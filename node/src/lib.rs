@@ -42,6 +42,7 @@ mod swarm_engine;
 mod swarm_map;
 mod swarm_source;
 mod text;
+mod whole_file;
 mod worker;
 
 pub use cli::{main, main_with};

@@ -216,6 +216,7 @@ impl SwarmEngine {
             "upload": {"bytes": status.uploaded, "waits": status.upload_waits},
             "ignored_announcements": self.judge.not_in_force().await,
             "sessions": self.judge.sessions().await,
+            "ledger": {"trouble": self.ledger.trouble()},
             "models": models.iter().map(|model| json!({
                 "name": model.name,
                 "id": model.id,

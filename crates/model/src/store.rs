@@ -13,6 +13,7 @@
 //! and several processes can share a store, also one that they cannot write.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -36,7 +37,7 @@ pub(crate) use index::name_of_file;
 pub use index::{Listed, Names};
 pub use place::{default_dir, dir_from_environment};
 
-use files::{copy_hashed, sync_folder, write_atomically};
+use files::{copy_hashed, need_regular, sync_folder, write_atomically};
 use index::{Index, Record};
 
 /// A folder of models. See the module's page.
@@ -81,11 +82,12 @@ impl Store {
     /// There is no such folder, and none can be made.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let made = FOLDERS.iter().try_for_each(|name| fs::create_dir_all(dir.join(name)));
-        let probe = made.and_then(|()| {
-            File::options().create(true).truncate(false).write(true).open(dir.join(LOCK))
-        });
+        let probe = made.and_then(|()| open_lock(&dir.join(LOCK)));
         match probe {
             Ok(_) => Ok(Self { dir: dir.to_owned(), writable: true }),
+            Err(source) if source.kind() == io::ErrorKind::InvalidInput => {
+                Err(file_error("open", &dir.join(LOCK))(source))
+            }
             Err(_) if dir.is_dir() => Self::open_read_only(dir),
             Err(source) => Err(file_error("make the folder", dir)(source)),
         }
@@ -336,8 +338,7 @@ impl Store {
 
     fn lock_file(&self, name: &str) -> Result<File, StoreError> {
         let path = self.dir.join(name);
-        let options = File::options().create(true).truncate(false).write(true).open(&path);
-        options.map_err(file_error("open", &path))
+        open_lock(&path).map_err(file_error("open", &path))
     }
 
     fn gguf_path(&self, sha256: &str) -> PathBuf {
@@ -351,6 +352,11 @@ impl Store {
     fn write_index(&self, index: &Index) -> Result<(), StoreError> {
         write_atomically(&self.dir.join(INDEX), index.to_json().as_bytes())
     }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    need_regular(path)?;
+    File::options().create(true).truncate(false).write(true).open(path)
 }
 
 fn open_gguf(path: &Path) -> Result<GgufFile, StoreError> {

@@ -106,6 +106,9 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
         say(format!("model      {} · {}", text(&model["name"]), state(model)))?;
     }
     say(format!("sessions   {}", status["sessions"]))?;
+    if let Some(trouble) = status["ledger"]["trouble"].as_str() {
+        say(format!("ledger     its last write failed: {trouble}"))?;
+    }
     Ok(())
 }
 

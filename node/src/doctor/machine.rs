@@ -12,6 +12,7 @@ use crate::cli::Global;
 use crate::config::{self, Origin};
 use crate::failure::Failure;
 use crate::home::read_key;
+use crate::ledger::Ledger;
 
 /// A clock that shows less has not been set: this program was not written yet (1 January 2025).
 const WRITTEN: Duration = Duration::from_secs(1_735_689_600);
@@ -46,6 +47,9 @@ pub(super) fn settings(global: &Global, trouble: Option<&Failure>) -> Check {
 /// The rest. `running` says that the node of this home answers.
 pub(super) fn examine(global: &Global, running: bool) -> Vec<Check> {
     let mut checks = vec![clock(global), home(global)];
+    if !running {
+        checks.extend(config::home(global).ok().map(|home| ledger(&home)));
+    }
     checks.push(api_port(global.settings.api.value, running));
     checks.push(listen_ports(&global.settings.listen.value, running));
     checks.push(processor());
@@ -99,6 +103,15 @@ fn home(global: &Global) -> Check {
             format!("{} cannot be written: {error}", home.display()),
             "--home DIR, with a directory that you can write to",
         ),
+    }
+}
+
+/// What outlives the node, where none runs that has it open.
+fn ledger(home: &Path) -> Check {
+    match Ledger::check(home) {
+        Ok(Some(())) => Check::pass("ledger", "every page of it is sound"),
+        Ok(None) => Check::pass("ledger", "none yet"),
+        Err(failure) => Check::failed("ledger", &failure),
     }
 }
 

@@ -1,0 +1,105 @@
+//! Files that are not what they should be, under a node and before a command: pipes that nobody
+//! writes into, a disk that is full for a while, a model that is cut short. Nothing waits for ever.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use taimatsu_tests::program::{Machine, until};
+use taimatsu_tests::swarm::{Member, question};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_taimatsu-under-test");
+
+/// A model of four blocks and 640 tokens that answers in milliseconds.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/tiny/llama.q4_1.gguf");
+
+/// A command line of a node on free ports.
+const UP: [&str; 8] =
+    ["up", "--json", "--threads=1", "--api=127.0.0.1:0", "--listen", DOOR, "--swarm", "bad-files"];
+const DOOR: &str = "/ip4/127.0.0.1/tcp/0";
+
+const IDS: [u32; 3] = [504, 412, 89];
+
+fn node(machine: &Machine, more: &[&str]) -> Member {
+    Member::start(machine.command(&[&UP[..], more].concat()))
+}
+
+/// Whether a node's answer is whole.
+fn answers(node: &Member, model: &str, route: &str) -> bool {
+    let body = node.post("/taimatsu/v1/run", &question(model, &IDS, 4, route)).text().unwrap();
+    let last = body.lines().last().unwrap_or_default();
+    serde_json::from_str::<Value>(last).is_ok_and(|last| last["finished"].is_object())
+}
+
+fn pipe(path: &Path) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let _ = fs::remove_file(path);
+    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(path).status().unwrap().success());
+}
+
+#[test]
+fn a_pipe_in_a_files_place_is_not_waited_for() {
+    let machine = Machine::new(PROGRAM);
+    let at = |name: &str| machine.path(name).to_str().unwrap().to_owned();
+    pipe(&machine.path("pipe"));
+    machine.run(&["ls", "--config", &at("pipe")]).is_refused(2, &["pipe", "no regular file"]);
+    machine.run(&["status", "--api-key", &at("pipe")]).is_refused(2, &["pipe", "no regular file"]);
+    for name in ["lock", "node.key", "ledger.redb"] {
+        let home = machine.path(name);
+        pipe(&home.join(name));
+        let args = [&UP[..], &["--home", home.to_str().unwrap()]].concat();
+        machine.run(&args).is_refused(7, &[name, "no regular file"]);
+    }
+    // Notes: as good as none.
+    for name in ["node.json", "peers.json"] {
+        pipe(&machine.home().join(name));
+    }
+    machine.run(&["status"]).is_refused(4, &["no node"]);
+    fs::remove_file(machine.home().join("node.json")).unwrap();
+    let node = node(&machine, &[]);
+    assert_eq!(node.get("/taimatsu/v1/status").0, 200);
+    drop(node);
+    for name in ["lock", "models.json"] {
+        pipe(&machine.models().join(name));
+        machine.run(&["rm", "x"]).is_refused(7, &[name, "no regular file"]);
+        fs::remove_file(machine.models().join(name)).unwrap();
+    }
+}
+
+/// How much a process may write into one file, in bytes.
+fn may_write(node: &Member, bytes: &str) {
+    let limit = format!("--fsize={bytes}:unlimited");
+    let command = ["--pid", &node.pid().to_string(), &limit];
+    assert!(Command::new("prlimit").args(command).status().unwrap().success());
+}
+
+#[test]
+fn a_disk_that_was_full_for_a_while_is_written_again() {
+    let machine = Machine::new(PROGRAM);
+    let host = node(&machine, &["--serve", TINY]);
+    let id = machine.run(&["show", TINY, "--json"]).json()["id"].as_str().unwrap().to_owned();
+    let (home, models) = (machine.path("client"), machine.path("empty"));
+    let (home, models) = (home.to_str().unwrap(), models.to_str().unwrap());
+    let mut client =
+        node(&machine, &["--home", home, "--models", models, "--bootstrap", &host.addresses[0]]);
+    until("a first answer", || answers(&client, &id, "whole").then_some(()));
+    let trouble = |client: &Member| client.get("/taimatsu/v1/status").1["ledger"].clone();
+    assert!(trouble(&client)["trouble"].is_null());
+    may_write(&client, "0");
+    assert!(answers(&client, &id, "whole"), "a full disk ends no answer");
+    client.err_line("the ledger cannot be written");
+    until("a word in the status", || trouble(&client)["trouble"].is_string().then_some(()));
+    let shown = machine.run(&["status", "--api", &client.api]);
+    assert!(shown.text().contains("last write failed"), "{shown:?}");
+    may_write(&client, "unlimited");
+    until("that it is written again", || {
+        assert!(answers(&client, &id, "whole"));
+        trouble(&client)["trouble"].is_null().then_some(())
+    });
+    client.kill();
+    let kept = machine.run(&["receipts", "--home", home, "--json"]).json();
+    assert!(kept["answers"].as_array().unwrap().len() >= 2, "{kept}");
+}
