@@ -10,6 +10,7 @@ use super::Global;
 use crate::failure::Failure;
 use crate::local::{store, store_failure};
 use crate::stdout::say;
+use crate::text::row;
 
 /// Lists the stored models.
 pub(super) fn list(global: &Global) -> Result<(), Failure> {
@@ -21,7 +22,7 @@ pub(super) fn list(global: &Global) -> Result<(), Failure> {
         return Ok(());
     }
     for model in &models {
-        let licence = model.license.as_deref().unwrap_or("licence unknown");
+        let licence = row(model.license.as_deref().unwrap_or("licence unknown"));
         let names = model.names.join(", ");
         say(format!("{names:<28} {:>10}  {licence}", HumanBytes(model.bytes).to_string()))?;
     }
@@ -61,7 +62,7 @@ pub(super) fn show(global: &Global, reference: &str) -> Result<(), Failure> {
         ("template", manifest.template.map_or_else(|| "none".into(), |digest| digest.to_string())),
     ];
     for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
-        say(format!("{name:<13} {value}"))?;
+        say(format!("{name:<13} {}", row(value)))?;
     }
     Ok(())
 }
