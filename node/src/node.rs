@@ -209,7 +209,13 @@ impl Node {
         let (network, judge) = (&self.network, &self.judge);
         let keys = hosting::offer(network, judge, self.swarm, blocks, context, &hosted).await;
         self.keys.extend(keys);
-        self.tasks.push(tokio::spawn(hosting::report_load(self.judge.clone(), hosted)));
+        let upkeep = hosting::Upkeep {
+            judge: judge.clone(),
+            network: network.clone(),
+            swarm: self.swarm,
+            all: self.hosted.subscribe(),
+        };
+        self.tasks.push(tokio::spawn(upkeep.keep(hosted)));
         Ok(())
     }
 

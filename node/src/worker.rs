@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -44,6 +44,8 @@ struct Gauges {
     prefill_rate: AtomicU32,
     free_positions: AtomicU32,
     computed: AtomicU64,
+    /// The weights are not what was loaded.
+    spoilt: AtomicBool,
 }
 
 /// A session's place in a worker. Dropping it frees its KV.
@@ -61,6 +63,7 @@ enum Command {
     Open { positions: u32, tail: Option<Tail>, reply: oneshot::Sender<Result<KvId, ExecutorError>> },
     Run { kv: KvId, job: Job, reply: oneshot::Sender<Done> },
     Close { kv: KvId },
+    Look,
 }
 
 /// What the tail needs to make tokens: its task and the ids so far.
@@ -128,6 +131,17 @@ impl Worker {
     /// Positions computed since it was started, for all sessions.
     pub(crate) fn computed(&self) -> u64 {
         self.gauges.computed.load(Ordering::Relaxed)
+    }
+
+    /// Whether its weights are what was loaded, as it saw them last.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.gauges.spoilt.load(Ordering::Relaxed)
+    }
+
+    /// Has it look at them, when it has time.
+    pub(crate) fn look(&self) {
+        // One that is busy looks before each step.
+        let _ = self.commands.try_send(Command::Look);
     }
 
     /// Reserves KV for a session.
@@ -221,6 +235,10 @@ impl Bench {
                 }
             }
             Command::Run { kv, job, reply } => orders.push((kv, job, reply)),
+            Command::Look => {
+                let spoilt = !self.executor.is_sound();
+                self.gauges.spoilt.fetch_or(spoilt, Ordering::Relaxed);
+            }
             Command::Close { kv } => {
                 orders.retain(|(other, _, _)| *other != kv);
                 self.close(kv);
@@ -262,6 +280,8 @@ impl Bench {
             .collect();
         let outputs = self.executor.step(&batch);
         let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let spoilt = outputs.contains(&Err(ExecutorError::FileChanged));
+        self.gauges.spoilt.fetch_or(spoilt, Ordering::Relaxed);
         // What failed at once was not fast.
         if outputs.iter().any(Result::is_ok) {
             self.measure(&orders, micros);

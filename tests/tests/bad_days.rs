@@ -241,8 +241,8 @@ fn a_broken_ledger_is_moved_aside_and_the_node_starts() {
     }
 }
 
-/// Replaced by a rename, the old file lives on under the node. Overwritten, the node computes with
-/// what is there now, for it maps the file: it may answer or refuse, and must not fall.
+/// Replaced by a rename, the old file lives on under the node. Overwritten, it would be computed
+/// with what is there now, for the node maps the file: it refuses, and does not fall.
 #[test]
 fn a_model_that_changes_under_a_node_does_not_end_it() {
     let machine = machine();
@@ -262,10 +262,9 @@ fn a_model_that_changes_under_a_node_does_not_end_it() {
     let length = file.metadata().unwrap().len();
     let weights = fs::File::options().write(true).open(&file).unwrap();
     weights.write_all_at(&vec![0xff; 200_000], length - 200_000).unwrap();
-    let said = ask(&other, second.as_str().unwrap(), "local");
-    assert!(said.is_ok() || said.is_err_and(|said| said.contains("failed")));
+    assert!(ask(&other, second.as_str().unwrap(), "local").is_err(), "not with other weights");
     weights.set_len(50_000).unwrap();
-    assert!(ask(&other, second.as_str().unwrap(), "local").unwrap_err().contains("failed"));
+    assert!(ask(&other, second.as_str().unwrap(), "local").is_err());
     assert_eq!(other.get("/taimatsu/v1/status").0, 200, "it lives");
     weights.set_len(length).unwrap();
     assert_ne!(id(&machine), second, "who starts now sees another model again");

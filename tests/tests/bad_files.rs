@@ -103,3 +103,36 @@ fn a_disk_that_was_full_for_a_while_is_written_again() {
     let kept = machine.run(&["receipts", "--home", home, "--json"]).json();
     assert!(kept["answers"].as_array().unwrap().len() >= 2, "{kept}");
 }
+
+/// Nobody asks for the model meanwhile: the host itself sees it, and says so.
+#[test]
+fn a_model_that_was_cut_is_hosted_no_longer() {
+    let machine = Machine::new(PROGRAM);
+    let files = ["cut.gguf", "whole.gguf"].map(|name| machine.path(name));
+    for file in &files {
+        fs::copy(TINY, file).unwrap();
+    }
+    let spans = ["0-1", "2-3"];
+    let serve = |at: usize| format!("{}@{}", files[at].display(), spans[at]);
+    let mut host = node(&machine, &["--serve", &serve(0), "--serve", &serve(1)]);
+    let hosting = |node: &Member, at: usize| {
+        node.get("/taimatsu/v1/status").1["hosting"][at]["file_changed"] == true
+    };
+    assert!(!hosting(&host, 0) && !hosting(&host, 1));
+    fs::File::options().write(true).open(&files[0]).unwrap().set_len(50_000).unwrap();
+    host.err_line("hosted no longer");
+    assert!(hosting(&host, 0) && !hosting(&host, 1));
+    let shown = machine.run(&["status", "--api", &host.api]);
+    let lines: Vec<&str> = shown.text().lines().filter(|line| line.contains("hosting")).collect();
+    assert!(lines[0].contains("not any more") && lines[1].contains("positions free"), "{lines:?}");
+    // The other span is announced as before, and this one is missing from the map.
+    let id = machine.run(&["show", TINY, "--json"]).json()["id"].as_str().unwrap().to_owned();
+    until("a map without it", || {
+        let map = host.get(&format!("/taimatsu/v1/map?model={id}")).1;
+        (map["missing"] == serde_json::json!([[0, 1]])).then_some(())
+    });
+    let keys = || host.get("/taimatsu/v1/status").1["announced_keys"].clone();
+    assert_eq!(keys(), 2, "the other span has the same");
+    fs::write(&files[1], "other bytes").unwrap();
+    until("nothing that is announced", || (keys() == 0).then_some(()));
+}

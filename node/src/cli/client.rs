@@ -101,8 +101,11 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
         let name = [&hosted["name"], &hosted["model"]].into_iter().find(|name| name.is_string());
         let name = text(name.unwrap_or(&Value::Null));
         let [first, last] = [&hosted["blocks"][0], &hosted["blocks"][1]];
-        let free = &hosted["free_positions"];
-        say(format!("hosting    {name} blocks {first}-{last} · {free} positions free"))?;
+        let state = match hosted["file_changed"] == true {
+            true => "not any more: its file was changed; restart with a whole one".to_owned(),
+            false => format!("{} positions free", hosted["free_positions"]),
+        };
+        say(format!("hosting    {name} blocks {first}-{last} · {state}"))?;
     }
     for model in status["models"].as_array().into_iter().flatten() {
         say(format!("model      {} · {}", text(&model["name"]), state(model)))?;

@@ -119,7 +119,10 @@ impl Serving {
             .hosted
             .borrow()
             .iter()
-            .find(|hosted| hosted.model == opening.model && hosted.worker.span() == opening.span)
+            .find(|hosted| {
+                let Hosted { model, worker } = hosted;
+                *model == opening.model && worker.span() == opening.span && worker.is_sound()
+            })
             .cloned();
         let worker = found.ok_or(Refusal::UnknownModel)?.worker;
         let tail = opening.tail.as_mut().map(|tail| Tail {
