@@ -29,6 +29,7 @@ mod logging;
 mod memory;
 pub mod node;
 mod node_client;
+mod ports;
 mod question;
 mod remembered;
 mod run;

@@ -34,7 +34,7 @@ pub use error::{Damage, StoreError};
 pub use files::sha256_of;
 pub(crate) use files::{Scratch, file_error, write_hashed};
 pub(crate) use index::name_of_file;
-pub use index::{Listed, Names};
+pub use index::{Listed, Names, Removed};
 pub use place::{default_dir, dir_from_environment};
 
 use files::{copy_hashed, need_regular, sync_folder, write_atomically};
@@ -146,6 +146,22 @@ impl Store {
         Err(StoreError::Unknown(reference.chars().take(80).collect()))
     }
 
+    /// The id of what `reference` means, where that is known without reading the model or its blobs.
+    ///
+    /// # Errors
+    /// The index is not readable.
+    pub fn id_of(&self, reference: &str) -> Result<Option<ModelId>, StoreError> {
+        let index = self.index()?;
+        let Some(record) = index.find(reference) else {
+            return Ok(self.id_in_place(Path::new(reference)));
+        };
+        let whole = |about: fs::Metadata| about.is_file() && about.len() == record.bytes;
+        match fs::metadata(self.gguf_path(&record.sha256)).is_ok_and(whole) {
+            true => Ok(record.id.parse().ok()),
+            false => Ok(None),
+        }
+    }
+
     /// The stored model of this name or id, if there is one.
     ///
     /// # Errors
@@ -218,24 +234,50 @@ impl Store {
         self.adopt(&copy, &sha256, &names, license, format!("imported from {shown}"))
     }
 
-    /// Takes a model out of the store, with all its names and what only it needs.
+    /// What [`remove`](Self::remove) would do: the names that would go, and those that would stay
+    /// and keep the file.
+    ///
+    /// # Errors
+    /// There is none of this name or id.
+    pub fn would_remove(&self, name_or_id: &str) -> Result<Removed, StoreError> {
+        let unknown = || StoreError::Unknown(name_or_id.chars().take(80).collect());
+        let index = self.index()?;
+        let record = index.find(name_or_id).ok_or_else(unknown)?;
+        let mut model = record.listed()?;
+        // What is damaged can be stored again only when nothing of it is left.
+        let whole = matches!(self.stored(record), Ok(Some(_)));
+        let said = |name: &String| name == name_or_id;
+        let kept = match whole && model.names.iter().any(said) {
+            true => model.names.extract_if(.., |name| !said(name)).collect(),
+            false => Vec::new(),
+        };
+        Ok(Removed { model, kept })
+    }
+
+    /// Takes a name out of the store; with its last name, or by its id, the model and what only it
+    /// needs.
     ///
     /// # Errors
     /// There is none of this name or id, or the store is read-only.
-    pub fn remove(&self, name_or_id: &str) -> Result<Listed, StoreError> {
+    pub fn remove(&self, name_or_id: &str) -> Result<Removed, StoreError> {
         let _lock = self.lock()?;
+        let removed = self.would_remove(name_or_id)?;
         let mut index = self.index()?;
         let Some(record) = index.take(name_or_id) else {
             return Err(StoreError::Unknown(name_or_id.chars().take(80).collect()));
         };
+        if !removed.kept.is_empty() {
+            index.insert(Record { names: removed.kept.clone(), ..record });
+            self.write_index(&index)?;
+            return Ok(removed);
+        }
         self.write_index(&index)?;
-        let listed = record.listed()?;
         let path = self.gguf_path(&record.sha256);
         if path.exists() {
             fs::remove_file(&path).map_err(file_error("remove", &path))?;
         }
-        self.drop_blobs_of(listed.id)?;
-        Ok(listed)
+        self.drop_blobs_of(removed.model.id)?;
+        Ok(removed)
     }
 
     /// Gives a stored model more names.

@@ -1,6 +1,6 @@
 //! Checks of this machine: settings, clock, home, ports, processor.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use crate::config::{self, Origin};
 use crate::failure::Failure;
 use crate::home::read_key;
 use crate::ledger::Ledger;
+use crate::ports::{self, FREE_PORT};
 
 /// A clock that shows less has not been set: this program was not written yet (1 January 2025).
 const WRITTEN: Duration = Duration::from_secs(1_735_689_600);
@@ -174,29 +175,11 @@ fn listen_ports(addresses: &[Multiaddr], running: bool) -> Check {
     if running {
         return Check::pass("ports", "in use by the node here");
     }
-    for address in addresses {
-        if let Some(error) = taken(address) {
-            return Check::fail(
-                "ports",
-                format!("{address} cannot be used: {error}"),
-                "--listen /ip4/0.0.0.0/tcp/0 for a free port, or stop the other program",
-            );
-        }
+    if let Some((address, error)) = ports::taken(addresses) {
+        return Check::fail("ports", format!("{address} cannot be used: {error}"), FREE_PORT);
     }
     let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     Check::pass("ports", format!("{} free", shown.join(" ")))
-}
-
-fn taken(address: &Multiaddr) -> Option<std::io::Error> {
-    let text = address.to_string();
-    let mut parts = text.split('/').skip(1);
-    let (_, ip) = (parts.next()?, parts.next()?.parse::<IpAddr>().ok()?);
-    let (kind, port) = (parts.next()?, parts.next()?.parse::<u16>().ok()?);
-    match kind {
-        "tcp" => TcpListener::bind((ip, port)).err(),
-        "udp" => UdpSocket::bind((ip, port)).err(),
-        _ => None,
-    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -114,16 +114,25 @@ impl Store {
         Ok(())
     }
 
+    /// The id of a model file outside the store, if it was read before and has not been changed.
+    pub(super) fn id_in_place(&self, path: &Path) -> Option<ModelId> {
+        let path = fs::canonicalize(path).ok()?;
+        let known = Note::read(&self.note_of(&path))?;
+        let same = known.state == FileState::of(&path).ok()?;
+        known.id.parse().ok().filter(|_| same)
+    }
+
+    fn note_of(&self, path: &Path) -> PathBuf {
+        let name = Digest::of(path.as_os_str().as_encoded_bytes());
+        self.dir.join("paths").join(HEXLOWER.encode(name.as_bytes()))
+    }
+
     /// A model file outside the store.
     pub(super) fn in_place(&self, path: &Path) -> Result<StoredModel, StoreError> {
         let path = fs::canonicalize(path).map_err(file_error("open the model file", path))?;
         let state = FileState::of(&path)?;
-        let name = Digest::of(path.as_os_str().as_encoded_bytes());
-        let note = self.dir.join("paths").join(HEXLOWER.encode(name.as_bytes()));
-        let known = read_small(&note, MAX_NOTE)
-            .ok()
-            .and_then(|text| serde_json::from_slice::<Note>(&text).ok());
-        if let Some(known) = known.filter(|known| known.state == state)
+        let note = self.note_of(&path);
+        if let Some(known) = Note::read(&note).filter(|known| known.state == state)
             && let Some(model) = self.stored_blobs(known.id.parse()?)?
         {
             return Ok(StoredModel { bytes: state.bytes, path, ..model });
@@ -203,6 +212,12 @@ impl Store {
 struct Note {
     id: String,
     state: FileState,
+}
+
+impl Note {
+    fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&read_small(path, MAX_NOTE).ok()?).ok()
+    }
 }
 
 /// A file that agrees in all of these has not been changed.
