@@ -29,15 +29,17 @@ mod error;
 mod files;
 mod index;
 mod place;
+mod removal;
 
 pub use error::{Damage, StoreError};
 pub use files::sha256_of;
 pub(crate) use files::{Scratch, file_error, write_hashed};
 pub(crate) use index::name_of_file;
-pub use index::{Listed, Names, Removed};
+pub use index::{Listed, Names};
 pub use place::{default_dir, dir_from_environment};
+pub use removal::Removed;
 
-use files::{copy_hashed, need_regular, sync_folder, write_atomically};
+use files::{copy_hashed, open_lock, sync_folder, write_atomically};
 use index::{Index, Record};
 
 /// A folder of models. See the module's page.
@@ -234,52 +236,6 @@ impl Store {
         self.adopt(&copy, &sha256, &names, license, format!("imported from {shown}"))
     }
 
-    /// What [`remove`](Self::remove) would do: the names that would go, and those that would stay
-    /// and keep the file.
-    ///
-    /// # Errors
-    /// There is none of this name or id.
-    pub fn would_remove(&self, name_or_id: &str) -> Result<Removed, StoreError> {
-        let unknown = || StoreError::Unknown(name_or_id.chars().take(80).collect());
-        let index = self.index()?;
-        let record = index.find(name_or_id).ok_or_else(unknown)?;
-        let mut model = record.listed()?;
-        // What is damaged can be stored again only when nothing of it is left.
-        let whole = matches!(self.stored(record), Ok(Some(_)));
-        let said = |name: &String| name == name_or_id;
-        let kept = match whole && model.names.iter().any(said) {
-            true => model.names.extract_if(.., |name| !said(name)).collect(),
-            false => Vec::new(),
-        };
-        Ok(Removed { model, kept })
-    }
-
-    /// Takes a name out of the store; with its last name, or by its id, the model and what only it
-    /// needs.
-    ///
-    /// # Errors
-    /// There is none of this name or id, or the store is read-only.
-    pub fn remove(&self, name_or_id: &str) -> Result<Removed, StoreError> {
-        let _lock = self.lock()?;
-        let removed = self.would_remove(name_or_id)?;
-        let mut index = self.index()?;
-        let Some(record) = index.take(name_or_id) else {
-            return Err(StoreError::Unknown(name_or_id.chars().take(80).collect()));
-        };
-        if !removed.kept.is_empty() {
-            index.insert(Record { names: removed.kept.clone(), ..record });
-            self.write_index(&index)?;
-            return Ok(removed);
-        }
-        self.write_index(&index)?;
-        let path = self.gguf_path(&record.sha256);
-        if path.exists() {
-            fs::remove_file(&path).map_err(file_error("remove", &path))?;
-        }
-        self.drop_blobs_of(removed.model.id)?;
-        Ok(removed)
-    }
-
     /// Gives a stored model more names.
     pub(crate) fn add_names(&self, id: ModelId, names: &Names) -> Result<(), StoreError> {
         let _lock = self.lock()?;
@@ -394,11 +350,6 @@ impl Store {
     fn write_index(&self, index: &Index) -> Result<(), StoreError> {
         write_atomically(&self.dir.join(INDEX), index.to_json().as_bytes())
     }
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    need_regular(path)?;
-    File::options().create(true).truncate(false).write(true).open(path)
 }
 
 fn open_gguf(path: &Path) -> Result<GgufFile, StoreError> {

@@ -49,13 +49,19 @@ fn sweep(partial: &Path) -> Result<(), StoreError> {
 }
 
 /// Refuses what is there and is no regular file: a pipe would be waited for, for ever.
-pub(super) fn need_regular(path: &Path) -> io::Result<()> {
+fn need_regular(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(about) if !about.is_file() => {
             Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
         }
         _ => Ok(()),
     }
+}
+
+/// A file that is only locked; made where there is none.
+pub(super) fn open_lock(path: &Path) -> io::Result<File> {
+    need_regular(path)?;
+    File::options().create(true).truncate(false).write(true).open(path)
 }
 
 /// A regular file of at most `most` bytes.

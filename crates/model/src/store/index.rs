@@ -24,15 +24,6 @@ pub struct Listed {
     pub source: String,
 }
 
-/// What was taken out of a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removed {
-    /// The model, with the names that are gone.
-    pub model: Listed,
-    /// Its other names: they keep the file. None: the file is gone.
-    pub kept: Vec<String>,
-}
-
 /// Names that a model can have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names(Vec<String>);
