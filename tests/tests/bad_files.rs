@@ -63,11 +63,10 @@ fn a_pipe_in_a_files_place_is_not_waited_for() {
     let node = node(&machine, &[]);
     assert_eq!(node.get("/taimatsu/v1/status").0, 200);
     drop(node);
-    for name in ["lock", "models.json"] {
-        pipe(&machine.models().join(name));
-        machine.run(&["rm", "x"]).is_refused(7, &[name, "no regular file"]);
-        fs::remove_file(machine.models().join(name)).unwrap();
-    }
+    pipe(&machine.models().join("lock"));
+    machine.run(&["import", TINY]).is_refused(7, &["read-only"]);
+    pipe(&machine.models().join("models.json"));
+    machine.run(&["ls"]).is_refused(7, &["models.json", "no regular file"]);
 }
 
 /// How much a process may write into one file, in bytes.

@@ -13,7 +13,6 @@
 //! and several processes can share a store, also one that they cannot write.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -87,9 +86,6 @@ impl Store {
         let probe = made.and_then(|()| open_lock(&dir.join(LOCK)));
         match probe {
             Ok(_) => Ok(Self { dir: dir.to_owned(), writable: true }),
-            Err(source) if source.kind() == io::ErrorKind::InvalidInput => {
-                Err(file_error("open", &dir.join(LOCK))(source))
-            }
             Err(_) if dir.is_dir() => Self::open_read_only(dir),
             Err(source) => Err(file_error("make the folder", dir)(source)),
         }

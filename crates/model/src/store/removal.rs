@@ -20,8 +20,9 @@ impl Store {
     /// and keep the file.
     ///
     /// # Errors
-    /// There is none of this name or id.
+    /// There is none of this name or id, or the store is read-only.
     pub fn would_remove(&self, name_or_id: &str) -> Result<Removed, StoreError> {
+        self.must_write()?;
         let unknown = || StoreError::Unknown(name_or_id.chars().take(80).collect());
         let index = self.index()?;
         let record = index.find(name_or_id).ok_or_else(unknown)?;
