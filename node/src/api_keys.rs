@@ -1,13 +1,12 @@
 //! The keys that open a node's API: from a file, or one from the environment.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use crate::config::{self, API_KEY};
 use crate::failure::{Code, Failure};
+use crate::whole_file;
 
 /// The largest file of keys that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
@@ -48,19 +47,21 @@ impl ApiKeys {
             };
             Failure::of(code, what.clone(), &error).try_this("--api-key FILE that you can read")
         };
-        let file = File::open(path).map_err(unreadable)?;
-        if is_open(&file.metadata().map_err(unreadable)?) {
+        if is_open(&std::fs::metadata(path).map_err(unreadable)?) {
             return Err(Failure::new(Code::Usage, what)
                 .because("others on this machine can read or write the file")
                 .try_this(format!("chmod 600 {}", path.display())));
         }
-        let mut text = Zeroizing::new(String::new());
-        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(unreadable)?;
-        if text.len() as u64 > MAX_FILE {
-            return Err(Failure::new(Code::Usage, what)
-                .because(format!("it is longer than {MAX_FILE} bytes"))
-                .try_this("a file with one key on each line"));
-        }
+        let bytes = Zeroizing::new(whole_file::read(path, MAX_FILE).map_err(|error| {
+            match error.kind() {
+                std::io::ErrorKind::InvalidInput | std::io::ErrorKind::FileTooLarge => {
+                    Failure::of(Code::Usage, what.clone(), &error)
+                        .try_this("a file with one key on each line")
+                }
+                _ => unreadable(error),
+            }
+        })?);
+        let text = std::str::from_utf8(&bytes).map_err(|_| no_key(&what))?;
         let lines = text.lines().map(str::trim);
         let keys: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
         if keys.is_empty() || !keys.iter().all(|key| is_key(key)) {

@@ -115,10 +115,13 @@ enum Command {
         /// A name, a file's path or blake3:<hex>
         model: String,
     },
-    /// Remove a stored model
+    /// Remove a name of a stored model; with the last one, the model
     Rm {
-        /// Its name
+        /// Its name; or blake3:<hex>, for the model with all its names
         model: String,
+        /// Also where the node here hosts it
+        #[arg(long)]
+        force: bool,
     },
     /// Store a GGUF file
     Import {
@@ -151,9 +154,11 @@ enum Command {
     Id,
     /// Look for what is wrong with this machine, its node and its way into the swarm
     Doctor,
-    /// The settings
-    #[command(subcommand)]
-    Config(ConfigCommand),
+    /// The settings; without a word more, every one in force
+    Config {
+        #[command(subcommand)]
+        command: Option<ConfigCommand>,
+    },
     /// A completion script for your shell
     Completion {
         /// Which shell
@@ -211,7 +216,7 @@ impl Cli {
                 Command::Doctor
                     | Command::Version
                     | Command::Completion { .. }
-                    | Command::Config(ConfigCommand::Path)
+                    | Command::Config { command: Some(ConfigCommand::Path) }
             )
         )
     }
@@ -281,6 +286,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
 }
 
 async fn perform(cli: Cli) -> Result<(), Failure> {
+    crate::signals::outlive_file_limits();
     let settings = cli.settings();
     let trouble = settings.as_ref().err().cloned();
     if let Some(failure) = trouble.as_ref().filter(|_| !cli.needs_no_settings()) {
@@ -301,7 +307,7 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
         Some(Command::Pull { model }) => pulling::pull(&global, &model).await,
         Some(Command::Ls) => models::list(&global),
         Some(Command::Show { model }) => models::show(&global, &model),
-        Some(Command::Rm { model }) => models::remove(&global, &model),
+        Some(Command::Rm { model, force }) => models::remove(&global, &model, force).await,
         Some(Command::Import { file, name }) => models::import(&global, &file, name.as_deref()),
         Some(Command::Status) => client::status(&global).await,
         Some(Command::Reputation { peer }) => trust::reputation(&global, peer.as_deref()).await,
@@ -310,8 +316,11 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
         Some(Command::Peers) => swarm::peers(&global).await,
         Some(Command::Id) => client::id(&global),
         Some(Command::Doctor) => doctor::doctor(&global, trouble).await,
-        Some(Command::Config(ConfigCommand::Show { origin })) => settings::show(&global, origin),
-        Some(Command::Config(ConfigCommand::Path)) => settings::path(&global),
+        Some(Command::Config { command }) => match command {
+            None => settings::show(&global, false),
+            Some(ConfigCommand::Show { origin }) => settings::show(&global, origin),
+            Some(ConfigCommand::Path) => settings::path(&global),
+        },
         Some(Command::Completion { shell }) => completion::script(&global, shell),
         Some(Command::Version) => client::version(&global),
         Some(Command::DemoNode(args)) => node::demo_node(&global, args).await,

@@ -18,7 +18,7 @@ mod values;
 pub(crate) use layer::{Layer, variable};
 pub(crate) use values::{
     Address, ApiAddress, Kibibytes, Mebibytes, Peer, Positions, PrivacyArg, Seconds, Sessions,
-    Threads,
+    SwarmName, Threads,
 };
 
 /// Where other nodes reach a host unless told otherwise.
@@ -179,7 +179,8 @@ impl Settings {
             listen: listen.or(|| default_listen(!serve.value.is_empty())),
             bootstrap: bootstrap.or(Vec::new),
             api: pick(layers, |layer| layer.api.map(|api| api.0)).or(|| DEFAULT_API),
-            swarm: pick(layers, |layer| layer.swarm.clone()).or(|| DEFAULT_SWARM.into()),
+            swarm: pick(layers, |layer| layer.swarm.clone().map(|name| name.0))
+                .or(|| DEFAULT_SWARM.into()),
             threads: pick(layers, |layer| layer.threads.map(Threads::get)).or(all_threads),
             kv_positions: pick(layers, |layer| layer.kv_positions)
                 .or(Positions::fixed::<16_384>)

@@ -87,10 +87,10 @@ pub(crate) async fn examine(
 ) {
     tell(machine::settings(global, trouble));
     let state = match node {
-        Some(node) => node.status().await.ok(),
+        Some(node) => Some(node.status().await),
         None => None,
     };
-    for check in machine::examine(global, state.is_some()) {
+    for check in machine::examine(global, node.is_some()) {
         tell(check);
     }
     for check in models::examine(global).await {
@@ -98,12 +98,15 @@ pub(crate) async fn examine(
     }
     tell(models::golden(global).await);
     match (node, state) {
-        (Some(node), Some(state)) => {
+        (Some(node), Some(Ok(state))) => {
             tell(swarm::node(&state));
+            tell(swarm::ledger(&state));
             tell(swarm::announcements(node, &state).await);
             tell(swarm::neighbours(&state));
             tell(swarm::dht(node, &state).await);
         }
+        // It runs, and wants a key, or says what cannot be understood.
+        (_, Some(Err(failure))) => tell(Check::failed("node", &failure)),
         _ => tell(Check::warn(
             "node",
             "none runs here, so its way into the swarm was not looked at",

@@ -2,16 +2,16 @@
 //! was in the swarm once finds its way back when its bootstrap nodes are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use taimatsu_network::{Multiaddr, Network, PeerStatus};
 
 use crate::driver::clock::Clock;
 use crate::home::write_private;
+use crate::whole_file;
 
 /// Peers kept of one swarm; who was seen last stays.
 const MOST: usize = 64;
@@ -38,11 +38,18 @@ pub(crate) struct GoodPeers {
     swarm: String,
 }
 
-/// The file.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// The file as it is written.
+#[derive(Debug, Default, Serialize)]
 struct Kept {
     schema_version: u32,
     swarms: BTreeMap<String, Vec<GoodPeer>>,
+}
+
+/// The file as it may be found.
+#[derive(Debug, Deserialize)]
+struct File {
+    schema_version: u32,
+    swarms: BTreeMap<String, Value>,
 }
 
 /// One peer, the newest first.
@@ -113,19 +120,36 @@ impl GoodPeers {
     }
 
     fn read(&self) -> Kept {
-        let is_file = std::fs::metadata(&self.path).is_ok_and(|about| about.is_file());
-        let mut bytes = Vec::new();
-        let read = File::open(&self.path)
-            .ok()
-            .filter(|_| is_file)
-            .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes).ok());
-        if read.is_none() {
-            return Kept::default();
-        }
-        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-            tracing::warn!(path = %self.path.display(), %error, "kept peers are not readable");
+        let spoilt = |error: &dyn std::fmt::Display| {
+            tracing::error!(path = %self.path.display(), %error, "kept peers are not readable");
             Kept::default()
-        })
+        };
+        match whole_file::read(&self.path, MAX_FILE) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_or_else(|error| spoilt(&error), sound),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Kept::default(),
+            Err(error) => spoilt(&error),
+        }
+    }
+}
+
+/// What can be read of the file. An entry that somebody has spoilt costs itself alone.
+fn sound(file: File) -> Kept {
+    let of_swarm = |(swarm, entries): (String, Value)| {
+        let Value::Array(entries) = entries else {
+            tracing::error!(swarm, "kept peers of this swarm are not readable");
+            return (swarm, Vec::new());
+        };
+        let all = entries.len();
+        let peers: Vec<GoodPeer> =
+            entries.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect();
+        if peers.len() < all {
+            tracing::error!(swarm, spoilt = all - peers.len(), "some kept peers are not readable");
+        }
+        (swarm, peers)
+    };
+    Kept {
+        schema_version: file.schema_version,
+        swarms: file.swarms.into_iter().map(of_swarm).collect(),
     }
 }
 
@@ -229,6 +253,23 @@ mod tests {
         let many: Vec<String> = (0..100).map(|number| format!("p{number}")).collect();
         let many = many.iter().filter(|name| news.is_due(&there(&[name]))).count();
         assert!(many <= MOST, "a crowd does not wear out the disk: {many}");
+    }
+
+    #[test]
+    fn a_spoilt_entry_costs_itself_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let club = GoodPeers::of(dir.path(), "club");
+        club.write(there(&["a", "bb"]), 10).unwrap();
+        GoodPeers::of(dir.path(), "other").write(there(&["ccc"]), 11).unwrap();
+        let text = std::fs::read_to_string(&club.path).unwrap();
+        let mut kept: Value = serde_json::from_str(&text).unwrap();
+        kept["swarms"]["club"][0] = serde_json::json!({"peer": 3});
+        kept["swarms"]["third"] = serde_json::json!("x");
+        std::fs::write(&club.path, kept.to_string()).unwrap();
+        assert_eq!(club.addresses().len(), 1);
+        assert_eq!(GoodPeers::of(dir.path(), "other").addresses().len(), 1);
+        club.write(there(&["dddd"]), 12).unwrap();
+        assert_eq!((club.addresses().len(), club.read().swarms["other"].len()), (2, 1));
     }
 
     #[test]

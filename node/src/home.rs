@@ -2,7 +2,7 @@
 //! API is.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::failure::{Code, Failure};
+use crate::whole_file;
 
 /// A home that this process alone uses, until it is dropped.
 #[derive(Debug)]
@@ -41,12 +42,7 @@ impl Home {
                 .try_this("--home DIR, with a directory that you can write to")
         };
         make_private_dir(path).map_err(unusable)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(path.join("lock"))
-            .map_err(unusable)?;
+        let lock = open_lock(&path.join("lock")).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(in_use(path)),
@@ -103,20 +99,21 @@ pub(crate) fn read_key(home: &Path) -> Result<Option<Zeroizing<[u8; 32]>>, Failu
             .because(cause)
             .try_this("its backup, or remove it to become a new node")
     };
-    match fs::metadata(&path) {
-        // A pipe would be waited for, for ever.
-        Ok(about) if !about.is_file() => return Err(broken("it is no regular file")),
-        Ok(_) => {}
+    let bytes = match whole_file::read(&path, MAX_KEY) {
+        Ok(bytes) => Zeroizing::new(bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_odd(&error) => return Err(broken(&error.to_string())),
         Err(error) => return Err(key_refused(&path, &error)),
-    }
-    let mut bytes = Zeroizing::new(Vec::new());
-    let file = File::open(&path).map_err(|error| key_refused(&path, &error))?;
-    file.take(64).read_to_end(&mut bytes).map_err(|error| key_refused(&path, &error))?;
+    };
     let length = bytes.len();
     let key = <[u8; 32]>::try_from(bytes.as_slice());
     let key = key.map_err(|_| broken(&format!("it has {length} bytes, not 32")))?;
     Ok(Some(Zeroizing::new(key)))
+}
+
+/// Something else than a key lies there; the disk is well.
+fn is_odd(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge)
 }
 
 fn key_refused(path: &Path, error: &io::Error) -> Failure {
@@ -126,7 +123,7 @@ fn key_refused(path: &Path, error: &io::Error) -> Failure {
 
 /// The note of the node that runs on the home at `path`, if one does.
 pub(crate) fn note_of(path: &Path) -> Option<NodeNote> {
-    let note = fs::read(path.join("node.json")).ok()?;
+    let note = whole_file::read(&path.join("node.json"), MAX_NOTE).ok()?;
     serde_json::from_slice(&note).ok()
 }
 
@@ -140,6 +137,15 @@ fn in_use(path: &Path) -> Failure {
         .try_this("taimatsu status, or --home DIR for a second node")
 }
 
+fn open_lock(path: &Path) -> io::Result<File> {
+    if let Err(error) = whole_file::need_regular(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+    }
+    OpenOptions::new().create(true).write(true).truncate(false).open(path)
+}
+
 fn make_private_dir(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)?;
     #[cfg(unix)]
@@ -149,6 +155,10 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// The longest key and the longest note that are read, in bytes.
+const MAX_KEY: u64 = 64;
+const MAX_NOTE: u64 = 4_096;
 
 /// The file that holds the seed.
 const KEY: &str = "node.key";
@@ -187,6 +197,14 @@ mod tests {
         fs::create_dir(dir.path().join("node.key")).unwrap();
         let text = home.key().unwrap_err().to_string();
         assert!(text.contains("no regular file"), "{text}");
+    }
+
+    #[test]
+    fn a_lock_that_is_no_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("lock")).unwrap();
+        let text = Home::take(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("lock") && text.contains("no regular file"), "{text}");
     }
 
     #[test]

@@ -1,17 +1,23 @@
 //! What outlives the node: standings of peers, and receipts of answers, in one redb file. A thread
 //! of its own writes, several changes in one transaction; readers never wait for the disk's sync.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use taimatsu_peer::reputation::Standing;
 use taimatsu_protocol::{Digest, ModelId, PeerId, codec};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::driver::clock::Clock;
 use crate::failure::{Code, Failure};
 use crate::kept::{KeptAnswer, MAX_KEPT};
+
+mod file;
+
+use file::{OpenError, Shelf};
+
+const FILE: &str = "ledger.redb";
 
 /// Changes that may wait for the disk. Beyond it the newest is left out, with a warning: it comes
 /// again with the peer's next answer.
@@ -36,7 +42,7 @@ const ANSWERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("answers 2
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     changes: mpsc::Sender<Change>,
-    database: Arc<Database>,
+    shelf: Arc<Shelf>,
 }
 
 /// A standing as it is kept.
@@ -61,48 +67,53 @@ enum LedgerError {
     Storage(#[from] redb::StorageError),
     #[error(transparent)]
     Commit(#[from] redb::CommitError),
+    #[error("its file cannot be opened again")]
+    Reopen(#[from] OpenError),
+    #[error("its file is not open")]
+    Closed,
+    #[error("its file is damaged: {0}")]
+    Panicked(String),
 }
 
 impl Ledger {
-    /// Opens the ledger in a node's home, making it where there is none. A broken one is moved
-    /// aside and named: what was remembered is lost, the node is not.
+    /// Opens the ledger in a node's home, making it where there is none. A damaged one is moved
+    /// aside and named.
     ///
     /// # Errors
     /// The disk refuses.
     pub(crate) fn open(home: &Path) -> Result<Self, Failure> {
-        let path = home.join("ledger.redb");
+        let path = home.join(FILE);
+        let what = format!("cannot use {}", path.display());
         let refused = |error: &dyn std::error::Error| {
-            Failure::of(Code::Resources, format!("cannot use {}", path.display()), error)
+            Failure::of(Code::Resources, what.clone(), error)
                 .try_this("room on the disk, and a home that you can write to")
         };
-        let database = match create(&path) {
-            Ok(database) => database,
-            Err(redb::DatabaseError::Storage(redb::StorageError::Io(error)))
-                if error.kind() != std::io::ErrorKind::InvalidData =>
-            {
-                return Err(refused(&error));
-            }
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
-                return Err(refused(&redb::DatabaseError::DatabaseAlreadyOpen));
-            }
-            Err(error) => {
-                let aside = move_aside(&path).map_err(|error| refused(&error))?;
-                crate::stderr::tell(&format!(
-                    "warning: {} is broken ({error}); it is now {}, and standings begin anew",
-                    path.display(),
-                    aside.display()
-                ));
-                create(&path).map_err(|error| refused(&error))?
-            }
-        };
-        let database = Arc::new(database);
+        let shelf = Arc::new(Shelf::open(path).map_err(|error| refused(&error))?);
         let (changes, inbox) = mpsc::channel(WAITING);
-        let writer = database.clone();
+        let writer = shelf.clone();
         std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || write(&writer, inbox))
             .map_err(|error| refused(&error))?;
-        Ok(Self { changes, database })
+        Ok(Self { changes, shelf })
+    }
+
+    /// Whether the ledger in a home that no node runs on is sound; none where there is none.
+    ///
+    /// # Errors
+    /// It is damaged, or cannot be read.
+    pub(crate) fn check(home: &Path) -> Result<Option<()>, Failure> {
+        let path = home.join(FILE);
+        let found = file::check(&path).map_err(|error| {
+            Failure::of(Code::Integrity, format!("cannot use {}", path.display()), &error)
+                .try_this("taimatsu up, which moves a damaged one aside and begins anew")
+        })?;
+        Ok(found.then_some(()))
+    }
+
+    /// Why the last write failed, if it did.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.shelf.trouble()
     }
 
     /// Keeps a standing.
@@ -171,30 +182,26 @@ impl Ledger {
     }
 
     fn read<T>(&self, read: impl FnOnce(&Database) -> Result<Vec<T>, LedgerError>) -> Vec<T> {
-        read(&self.database).unwrap_or_else(|error| {
+        self.shelf.with(read).unwrap_or_else(|error| {
             tracing::error!(%error, "the ledger cannot be read");
             Vec::new()
         })
     }
 
     fn change(&self, change: Change) {
-        if self.changes.try_send(change).is_err() {
-            tracing::warn!("the disk does not keep up; something was not remembered");
+        match self.changes.try_send(change) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                tracing::warn!("the disk does not keep up; something was not remembered");
+            }
+            Err(TrySendError::Closed(_)) => tracing::error!(
+                "the ledger's thread has ended; nothing is remembered until the node is restarted"
+            ),
         }
     }
 }
 
-fn create(path: &Path) -> Result<Database, redb::DatabaseError> {
-    Database::builder().set_cache_size(4 << 20).create(path)
-}
-
-fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
-    let aside = path.with_extension(format!("broken-{}", Clock::wall().0));
-    std::fs::rename(path, &aside)?;
-    Ok(aside)
-}
-
-fn write(database: &Database, mut inbox: mpsc::Receiver<Change>) {
+fn write(shelf: &Shelf, mut inbox: mpsc::Receiver<Change>) {
     while let Some(first) = inbox.blocking_recv() {
         let mut changes = vec![first];
         while changes.len() < AT_ONCE
@@ -202,8 +209,8 @@ fn write(database: &Database, mut inbox: mpsc::Receiver<Change>) {
         {
             changes.push(change);
         }
-        if let Err(error) = commit(database, &changes) {
-            tracing::error!(%error, "the ledger cannot be written: standings will not survive");
+        if changes.iter().any(|change| !matches!(change, Change::Flush(_))) {
+            shelf.write(|database| commit(database, &changes));
         }
         for change in changes {
             if let Change::Flush(done) = change {
@@ -284,25 +291,81 @@ mod tests {
         ledger.flush().await;
         let before = ledger.standings();
         drop(ledger);
-        // The writer's thread lets go of the file a moment later.
-        let again = loop {
-            match Ledger::open(home.path()) {
-                Ok(ledger) => break ledger,
-                Err(_) => std::thread::yield_now(),
-            }
-        };
+        let again = reopened(home.path());
         assert_eq!(again.standings(), before);
         assert_eq!(before.len(), 49);
+    }
+
+    /// The names in a home.
+    fn names(home: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(home).unwrap();
+        names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Opens a home's ledger, whose last owner may be about to let go of it.
+    fn reopened(home: &Path) -> Ledger {
+        loop {
+            match Ledger::open(home) {
+                Ok(ledger) => return ledger,
+                Err(_) => std::thread::yield_now(),
+            }
+        }
     }
 
     #[tokio::test]
     async fn a_broken_file_is_moved_aside() {
         let home = tempfile::tempdir().unwrap();
-        std::fs::write(home.path().join("ledger.redb"), vec![7; 10_000]).unwrap();
+        std::fs::write(home.path().join(FILE), vec![7; 10_000]).unwrap();
+        assert!(Ledger::check(home.path()).is_err());
         let ledger = Ledger::open(home.path()).unwrap();
         assert!(ledger.standings().is_empty());
-        let names = std::fs::read_dir(home.path()).unwrap();
-        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
-        assert!(names.iter().any(|name| name.to_string_lossy().contains("broken")), "{names:?}");
+        let names = names(home.path());
+        assert!(names.iter().any(|name| name.contains("broken")), "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_closed_well_and_is_damaged_does_not_end_the_node() {
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(Ledger::check(home.path()).unwrap(), None);
+        let ledger = Ledger::open(home.path()).unwrap();
+        for seed in 0..200 {
+            let (peer, model, standing) = kept(seed);
+            ledger.remember(peer, model, standing);
+        }
+        ledger.flush().await;
+        drop(ledger);
+        drop(reopened(home.path()));
+        while Ledger::check(home.path()).is_err() {}
+        let path = home.path().join(FILE);
+        let sound = std::fs::read(&path).unwrap();
+        let pages =
+            sound.chunks(4_096).enumerate().filter(|(_, page)| page.iter().any(|b| *b != 0));
+        let pages: Vec<usize> = pages.map(|(page, _)| page).collect();
+        let mut damaged = 0;
+        for page in pages {
+            let mut bytes = sound.clone();
+            bytes[page * 4_096..][..600].fill(0xa5);
+            std::fs::write(&path, bytes).unwrap();
+            damaged += usize::from(Ledger::check(home.path()).is_err());
+            let ledger = reopened(home.path());
+            let (peer, model, standing) = kept(250);
+            ledger.remember(peer, model, standing);
+            ledger.flush().await;
+            assert_eq!((ledger.trouble(), page), (None, page));
+            assert!(ledger.standings().contains(&kept(250)), "page {page}");
+            drop(ledger);
+            drop(reopened(home.path()));
+        }
+        assert!(damaged > 2, "{damaged}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        std::os::unix::net::UnixListener::bind(home.path().join(FILE)).unwrap();
+        let told = Ledger::open(home.path()).unwrap_err().to_string();
+        assert!(told.contains("no regular file"), "{told}");
+        assert!(Ledger::check(home.path()).is_err());
     }
 }

@@ -29,6 +29,7 @@ mod logging;
 mod memory;
 pub mod node;
 mod node_client;
+mod ports;
 mod question;
 mod remembered;
 mod run;
@@ -42,6 +43,7 @@ mod swarm_engine;
 mod swarm_map;
 mod swarm_source;
 mod text;
+mod whole_file;
 mod worker;
 
 pub use cli::{main, main_with};

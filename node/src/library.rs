@@ -217,6 +217,12 @@ impl Library {
             return Ok(Some(kept));
         }
         let Some(store) = &self.store else { return Ok(None) };
+        // Not its blobs: a tokenizer would be read and hashed for every question.
+        if let Ok(Some(id)) = store.id_of(reference)
+            && let Some(kept) = self.kept(&id).filter(|kept| kept.path.is_some())
+        {
+            return Ok(Some(kept));
+        }
         let stored = match store.resolve(reference) {
             Ok(stored) => stored,
             Err(StoreError::Unknown(_)) => return Ok(None),
@@ -375,6 +381,23 @@ mod tests {
             first.blob(&first.id.digest()).map(|b| &b[..])
         );
         assert!(library.find("nobody:1b").unwrap().is_none());
+    }
+
+    #[test]
+    fn an_imported_model_is_read_once() {
+        let (dir, library) = library();
+        let store = Store::open(dir.path()).unwrap();
+        let stored = store.import(TINY.as_ref(), Some("tiny"), &mut |_, _| {}).unwrap();
+        let first = library.find("tiny").unwrap().unwrap();
+        for blob in std::fs::read_dir(dir.path().join("blobs")).unwrap() {
+            std::fs::remove_file(blob.unwrap().path()).unwrap();
+        }
+        let bytes = usize::try_from(stored.bytes).unwrap();
+        std::fs::write(&stored.path, vec![0; bytes]).unwrap();
+        assert!(Arc::ptr_eq(&first, &library.find("tiny").unwrap().unwrap()));
+        // Cut, it is another matter.
+        std::fs::write(&stored.path, vec![0; bytes / 2]).unwrap();
+        assert!(library.find("tiny").is_err());
     }
 
     #[test]

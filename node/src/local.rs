@@ -42,11 +42,20 @@ pub(crate) fn store(global: &Global) -> Result<Store, Failure> {
 
 /// The model of this reference; pulled first, if the catalogue has it and the store does not.
 pub(crate) async fn ensure_model(global: &Global, text: &str) -> Result<LocalModel, Failure> {
+    let library = Library::new(Some(store(global)?));
+    ensure_in(global, &library, text).await
+}
+
+/// The same, kept in a library for those who ask for it later.
+pub(crate) async fn ensure_in(
+    global: &Global,
+    library: &Library,
+    text: &str,
+) -> Result<LocalModel, Failure> {
     let store = store(global)?;
     let (looked, name) = (store.clone(), text.to_owned());
     let sound = tokio::task::spawn_blocking(move || is_sound(&looked, &name));
     sound.await.map_err(broken)??;
-    let library = Library::new(Some(store.clone()));
     let (searched, reference) = (library.clone(), absolute(text));
     let lookup = reference.clone();
     let find = move || searched.find(&lookup);

@@ -80,6 +80,13 @@ impl Node {
     /// # Errors
     /// A port is in use, an address is none of this machine's.
     pub async fn start(config: NodeConfig) -> Result<Self, Failure> {
+        // Without a store it still serves as a client: all it needs comes from hosts.
+        let library = Library::new(Store::open(&config.models).ok());
+        Self::start_with(config, library).await
+    }
+
+    /// The same, over models of which some may have been read already.
+    pub(crate) async fn start_with(config: NodeConfig, library: Library) -> Result<Self, Failure> {
         let swarm = SwarmId::named(&config.swarm);
         let clock = Clock::start();
         let good_peers = GoodPeers::of(&config.home, &config.swarm);
@@ -101,8 +108,6 @@ impl Node {
         tell_known(&judge, &ledger, &config.owner).await;
         let prekeys = PrekeyRing::new(Clock::wall());
         judge.tell(Input::Prekey(prekeys.current())).await;
-        // Without a store it still serves as a client: all it needs comes from hosts.
-        let library = Library::new(Store::open(&config.models).ok());
         let (hosted, hosting) = watch::channel(Arc::default());
         let registry = Registry::new();
         let serving = Serving {
@@ -209,7 +214,13 @@ impl Node {
         let (network, judge) = (&self.network, &self.judge);
         let keys = hosting::offer(network, judge, self.swarm, blocks, context, &hosted).await;
         self.keys.extend(keys);
-        self.tasks.push(tokio::spawn(hosting::report_load(self.judge.clone(), hosted)));
+        let upkeep = hosting::Upkeep {
+            judge: judge.clone(),
+            network: network.clone(),
+            swarm: self.swarm,
+            all: self.hosted.subscribe(),
+        };
+        self.tasks.push(tokio::spawn(upkeep.keep(hosted)));
         Ok(())
     }
 

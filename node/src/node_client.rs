@@ -20,6 +20,18 @@ use crate::failure::{Code, Failure};
 /// How long a node may take to say that it is there.
 const THERE: Duration = Duration::from_secs(2);
 
+/// How long it may take to say what it knows.
+const SOON: Duration = Duration::from_secs(20);
+
+/// How long it may take to have something looked up in the DHT: longer than each of its queries.
+const LOOK_UP: Duration = Duration::from_secs(40);
+
+/// How long an answer may be silent: a long prompt on a slow machine takes its time.
+const SILENT: Duration = Duration::from_secs(1_800);
+
+/// The longest reply that is not a stream, in bytes: the scores of a long prompt.
+const MAX_REPLY: usize = 64 << 20;
+
 /// The longest line of an answer, in bytes: a started event with a prompt of 32,768 ids.
 const MAX_LINE: usize = 1 << 20;
 
@@ -28,6 +40,7 @@ const MAX_LINE: usize = 1 << 20;
 pub(crate) struct NodeClient {
     http: reqwest::Client,
     address: SocketAddr,
+    soon: Duration,
 }
 
 /// An answer's events as they come. Dropping it cancels the answer.
@@ -46,8 +59,8 @@ impl NodeClient {
             value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
         }
-        let http = builder().default_headers(headers).build().ok()?;
-        Some(Self { http, address })
+        let http = builder().read_timeout(SILENT).default_headers(headers).build().ok()?;
+        Some(Self { http, address, soon: SOON })
     }
 
     /// Where its API is.
@@ -61,37 +74,35 @@ impl NodeClient {
         let Ok(reply) = asked else { return false };
         // One that wants a key is a node, too; it says so when it is asked for more.
         reply.status() == StatusCode::UNAUTHORIZED
-            || reply.json::<Value>().await.is_ok_and(|said| said["name"] == "taimatsu")
+            || self.json::<Value>(reply).await.is_ok_and(|said| said["name"] == "taimatsu")
     }
 
     /// What it is doing.
     pub(crate) async fn status(&self) -> Result<Value, Failure> {
-        self.read(self.http.get(self.url("/taimatsu/v1/status")).send().await).await
+        self.get("/taimatsu/v1/status", &[]).await
     }
 
     /// What it has seen of others.
     pub(crate) async fn reputation(&self, peer: Option<&str>) -> Result<Value, Failure> {
-        let query = peer.map(|peer| ("peer", peer));
-        let sent = self.http.get(self.url("/taimatsu/v1/reputation")).query(query.as_slice());
-        self.read(sent.send().await).await
+        self.get("/taimatsu/v1/reputation", peer.map(|peer| ("peer", peer)).as_slice()).await
     }
 
     /// Who hosts which blocks of a model.
     pub(crate) async fn map(&self, model: &str) -> Result<Value, Failure> {
-        let sent = self.http.get(self.url("/taimatsu/v1/map")).query(&[("model", model)]);
-        self.read(sent.send().await).await
+        self.get("/taimatsu/v1/map", &[("model", model)]).await
     }
 
     /// Has it announce something in the DHT, to be looked up from elsewhere.
     pub(crate) async fn try_dht(&self) -> Result<Value, Failure> {
-        self.read(self.http.post(self.url("/taimatsu/v1/try-dht")).send().await).await
+        let sent = self.http.post(self.url("/taimatsu/v1/try-dht")).timeout(LOOK_UP);
+        self.read(sent.send().await).await
     }
 
     /// Receipts of the answers that it asked for.
     pub(crate) async fn receipts(&self, id: Option<&str>) -> Result<Value, Failure> {
         let query = id.map(|id| ("id", id));
         let sent = self.http.get(self.url("/taimatsu/v1/receipts")).query(query.as_slice());
-        let sent = sent.send().await;
+        let sent = sent.timeout(self.soon).send().await;
         if sent.as_ref().is_ok_and(|reply| reply.status() == StatusCode::NOT_FOUND) {
             return Err(Failure::new(Code::NotFound, "nothing of the kind is kept here")
                 .try_this("taimatsu receipts"));
@@ -129,7 +140,29 @@ impl NodeClient {
         &self,
         sent: reqwest::Result<reqwest::Response>,
     ) -> Result<T, Failure> {
-        self.checked(sent).await?.json().await.map_err(|error| self.broken(&error))
+        let reply = self.checked(sent).await?;
+        self.json(reply).await
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
+        self.read(self.http.get(self.url(path)).query(query).timeout(self.soon).send().await).await
+    }
+
+    async fn json<T: DeserializeOwned>(&self, mut reply: reqwest::Response) -> Result<T, Failure> {
+        let mut body = Vec::new();
+        while let Some(chunk) = reply.chunk().await.map_err(|error| self.broken(&error))? {
+            if body.len() + chunk.len() > MAX_REPLY {
+                let what = format!("the reply of the node at {} has no end", self.address);
+                return Err(Failure::new(Code::NoNode, what)
+                    .because(format!("it has more than {MAX_REPLY} bytes"))
+                    .try_this("--api with the address of a node"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            let what = format!("what answers at {} speaks otherwise than a node", self.address);
+            Failure::of(Code::NoNode, what, &error).try_this("--api with the address of a node")
+        })
     }
 
     async fn checked(
@@ -146,7 +179,7 @@ impl NodeClient {
                 .because("none was given, or another")
                 .try_this(format!("--api-key FILE, or {}", config::API_KEY)));
         }
-        let error: ErrorReply = reply.json().await.map_err(|error| self.broken(&error))?;
+        let error: ErrorReply = self.json(reply).await?;
         Err(EngineError::from(error).into())
     }
 
@@ -204,4 +237,54 @@ fn builder() -> reqwest::ClientBuilder {
 
 fn broken_off(error: &dyn std::error::Error) -> Failure {
     Failure::of(Code::Failure, "the answer broke off", error).try_this("taimatsu status")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A client of a port where each request is answered with this, again and again, and is left
+    /// open.
+    async fn client(head: &'static str, again: Vec<u8>) -> NodeClient {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(head.as_bytes()).await;
+                while !again.is_empty() && stream.write_all(&again).await.is_ok() {}
+                tokio::spawn(async move { stream.read(&mut [0; 1024]).await });
+            }
+        });
+        let soon = Duration::from_millis(200);
+        NodeClient { soon, ..NodeClient::new(address, &ApiKeys::default()).unwrap() }
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_not_waited_for() {
+        for head in ["", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"] {
+            let client = client(head, Vec::new()).await;
+            for asked in [client.status().await, client.map("m").await, client.receipts(None).await]
+            {
+                assert!(asked.unwrap_err().to_string().contains("does not answer"));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reply_without_end_is_not_read_to_the_end() {
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 999999999999\r\n\r\n";
+        let mut client = client(head, vec![b' '; 1 << 20]).await;
+        client.soon = Duration::from_secs(60);
+        assert!(client.status().await.unwrap_err().to_string().contains("no end"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_node_is_told() {
+        let client = client("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", Vec::new()).await;
+        assert!(client.status().await.unwrap_err().to_string().contains("otherwise than a node"));
+        assert!(!client.answers().await);
+    }
 }

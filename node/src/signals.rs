@@ -5,6 +5,19 @@ pub(crate) async fn stop() {
     Stops::listen().next().await;
 }
 
+/// From now on a file that may not grow (`ulimit -f`) is an error of the write, and not the end of
+/// the process. Needs a runtime.
+#[cfg(unix)]
+pub(crate) fn outlive_file_limits() {
+    use tokio::signal::unix::{SignalKind, signal};
+    // The handler stays when its stream is dropped. A signal that cannot be taken kills as before.
+    drop(signal(SignalKind::from_raw(SIGXFSZ)));
+}
+
+/// On every system that Rust knows but MIPS, where 25 is a window's change of size.
+#[cfg(unix)]
+const SIGXFSZ: i32 = if cfg!(any(target_arch = "mips", target_arch = "mips64")) { 31 } else { 25 };
+
 /// All of them from now on, so that a second one counts however soon it comes.
 #[cfg(unix)]
 pub(crate) struct Stops(Vec<tokio::signal::unix::Signal>);
@@ -31,6 +44,9 @@ impl Stops {
 /// Ctrl-C, from now on.
 #[cfg(not(unix))]
 pub(crate) struct Stops;
+
+#[cfg(not(unix))]
+pub(crate) fn outlive_file_limits() {}
 
 #[cfg(not(unix))]
 impl Stops {

@@ -3,13 +3,15 @@
 
 use std::io::Write;
 
+use crate::text::visible;
+
 /// A line for people.
 pub(crate) fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", visible(line));
 }
 
 /// The beginning of one.
 pub(crate) fn begin(text: &str) {
     let mut err = std::io::stderr().lock();
-    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+    let _ = err.write_all(visible(text).as_bytes()).and_then(|()| err.flush());
 }

@@ -155,7 +155,9 @@ impl SwarmEngine {
 
     pub(crate) fn whole_worker(&self, model: &KnownModel) -> Option<Worker> {
         let whole = |hosted: &&Hosted| {
-            hosted.model == model.id && hosted.worker.span().blocks() == (0..model.manifest.blocks)
+            hosted.model == model.id
+                && hosted.worker.span().blocks() == (0..model.manifest.blocks)
+                && hosted.worker.is_sound()
         };
         self.hosted.borrow().iter().find(whole).map(|hosted| hosted.worker.clone())
     }
@@ -210,6 +212,7 @@ impl SwarmEngine {
                 "model": hosted.model.to_string(),
                 "name": library::canonical(&hosted.model),
                 "blocks": hosted.worker.span().inclusive(),
+                "file_changed": !hosted.worker.is_sound(),
                 "free_positions": hosted.worker.free_positions(),
                 "decode_ms": f64::from(hosted.worker.decode_micros()) / 1000.0,
                 "prefill_per_second": hosted.worker.prefill_rate(),
@@ -218,6 +221,7 @@ impl SwarmEngine {
             "upload": {"bytes": status.uploaded, "waits": status.upload_waits},
             "ignored_announcements": self.judge.not_in_force().await,
             "sessions": self.judge.sessions().await,
+            "ledger": {"trouble": self.ledger.trouble()},
             "models": models.iter().map(|model| json!({
                 "name": model.name,
                 "id": model.id,

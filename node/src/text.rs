@@ -1,5 +1,7 @@
 //! Tokens become text: no character is split, what may begin a stop text is held back, and a
-//! stop text is not part of the answer.
+//! stop text is not part of the answer. Text on its way to a terminal steers nothing there.
+
+use std::borrow::Cow;
 
 /// Cuts a growing text at the first stop text.
 #[derive(Debug)]
@@ -44,6 +46,35 @@ impl StopGate {
     }
 }
 
+/// The text with its control characters written out (`\u001b`), line ends and tabs aside; so are
+/// those that turn the direction of what follows.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        match steers(letter) {
+            true => shown.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            false => shown.push(letter),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+fn steers(letter: char) -> bool {
+    match letter {
+        '\n' | '\t' => false,
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        other => other.is_control(),
+    }
+}
+
+/// One line of it: what is shown in a row cannot look like another row.
+pub(crate) fn row(text: &str) -> String {
+    visible(text).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Bytes at the end of `text` that are a proper beginning of `stop`.
 fn overlap(text: &str, stop: &str) -> usize {
     let longest = stop.len().saturating_sub(1).min(text.len());
@@ -74,6 +105,19 @@ mod tests {
         assert_eq!(gate.push("EN"), "");
         assert_eq!(gate.push("E"), "EN");
         assert_eq!(gate.finish(), "E");
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_shown() {
+        assert_eq!(
+            visible("a\u{1b}[2J\u{9b}m\r\u{202e}b\u{7f}"),
+            "a\\u001b[2J\\u009bm\\u000d\\u202eb\\u007f"
+        );
+        assert!(matches!(visible("two\nlines\tand 木 é"), Cow::Borrowed(_)));
+        let json = serde_json::json!({"a\u{9b}": "\u{7f}\u{202e}\n"});
+        let shown = visible(&json.to_string()).into_owned();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), json);
+        assert_eq!(row("GPL\n  tiny 1 GB \u{1b}[m"), "GPL tiny 1 GB \\u001b[m");
     }
 
     proptest! {

@@ -6,19 +6,19 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use taimatsu_executor::{
-    ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Want as Wanted, Work,
-};
+use taimatsu_executor::{ExecutorError, Input, KvId, LayerExecutor, ModelShape, Output, Work};
 use taimatsu_peer::session::{Executed, Job, JobInput, Want};
 use taimatsu_protocol::Span;
 use taimatsu_protocol::control::HopFailure;
 use taimatsu_protocol::opening::TailTask;
 use tokio::sync::{mpsc, oneshot};
 
+mod forms;
 mod gauges;
 mod rehearsal;
 mod voice;
 
+use forms::{failure, floats, le_bytes, wanted};
 use gauges::{Gauges, smooth};
 use voice::Voice;
 pub(crate) use voice::score;
@@ -66,6 +66,7 @@ enum Command {
     Close {
         kv: KvId,
     },
+    Look,
 }
 
 /// What the tail needs to make tokens: its task and the ids so far.
@@ -152,6 +153,17 @@ impl Worker {
     /// Positions computed since it was started, for all sessions.
     pub(crate) fn computed(&self) -> u64 {
         self.gauges.computed.load(Ordering::Relaxed)
+    }
+
+    /// Whether its weights are what was loaded, as it saw them last.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.gauges.spoilt.load(Ordering::Relaxed)
+    }
+
+    /// Has it look at them, when it has time.
+    pub(crate) fn look(&self) {
+        // One that is busy looks before each step.
+        let _ = self.commands.try_send(Command::Look);
     }
 
     /// Reserves KV for a session that runs `part` of the span.
@@ -259,6 +271,10 @@ impl Bench {
                 }
             }
             Command::Run { kv, job, reply } => orders.push((kv, job, reply)),
+            Command::Look => {
+                let spoilt = !self.executor.is_sound();
+                self.gauges.spoilt.fetch_or(spoilt, Ordering::Relaxed);
+            }
             Command::Close { kv } => {
                 orders.retain(|(other, _, _)| *other != kv);
                 self.close(kv);
@@ -300,6 +316,8 @@ impl Bench {
             .collect();
         let outputs = self.executor.step(&batch);
         let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let spoilt = outputs.contains(&Err(ExecutorError::FileChanged));
+        self.gauges.spoilt.fetch_or(spoilt, Ordering::Relaxed);
         // What failed at once was not fast.
         if outputs.iter().any(Result::is_ok) {
             self.measure(&orders, micros);
@@ -352,43 +370,6 @@ impl Bench {
             smooth(&self.gauges.prefill_rate, positions * 1_000_000 / micros);
         }
     }
-}
-
-const fn wanted(want: Want) -> Wanted {
-    match want {
-        Want::Hidden => Wanted::Hidden,
-        Want::Sample { .. } => Wanted::LastLogits,
-        Want::Scores => Wanted::AllLogits,
-        Want::Nothing => Wanted::Nothing,
-    }
-}
-
-fn failure(error: &ExecutorError) -> HopFailure {
-    match error {
-        ExecutorError::NonFinite { position, block } => {
-            HopFailure::NonFinite { position: *position, block: block.unwrap_or(u32::MAX) }
-        }
-        ExecutorError::UnknownToken { id, .. } => HopFailure::UnknownToken { id: *id },
-        ExecutorError::NoKv { .. } => HopFailure::NoKv,
-        other => {
-            tracing::error!(%other, "the executor failed");
-            HopFailure::Internal
-        }
-    }
-}
-
-fn floats(job: &Job) -> Vec<f32> {
-    match &job.input {
-        JobInput::Ids(_) => Vec::new(),
-        JobInput::Hidden(bytes) => {
-            let (words, _) = bytes.as_chunks::<4>();
-            words.iter().map(|word| f32::from_le_bytes(*word)).collect()
-        }
-    }
-}
-
-fn le_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 #[cfg(test)]

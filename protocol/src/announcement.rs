@@ -13,6 +13,10 @@ use crate::time::UnixSeconds;
 /// The longest life of an announcement, in seconds (design.md section 8).
 pub const MAX_ANNOUNCEMENT_LIFE: u64 = 600;
 
+/// The most blocks that a model may have. A signature makes no number sensible, and whoever shows or
+/// plans a model counts its blocks.
+pub const MAX_BLOCKS: u32 = 4_096;
+
 /// The longest query, in bytes.
 pub const MAX_QUERY: usize = 4096;
 
@@ -37,7 +41,7 @@ pub struct Announcement {
     pub swarm: SwarmId,
     /// Which model.
     pub model: ModelId,
-    /// How many blocks that model has.
+    /// How many blocks that model has; at most [`MAX_BLOCKS`].
     pub blocks: u32,
     /// Which of them are hosted.
     pub span: Span,

@@ -56,7 +56,7 @@ fn ask(node: &Member, model: &str, route: &str) -> Result<Vec<u64>, String> {
 fn cramped(machine: &Machine, blocks: u32, args: &[&str]) -> Said {
     let plain = machine.command(args);
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\"", &blocks.to_string()]);
+    command.args(["-c", "ulimit -f \"$0\"; exec \"$@\"", &blocks.to_string()]);
     command.arg(plain.get_program()).args(plain.get_args());
     for (name, value) in plain.get_envs() {
         match value {
@@ -241,8 +241,8 @@ fn a_broken_ledger_is_moved_aside_and_the_node_starts() {
     }
 }
 
-/// Replaced by a rename, the old file lives on under the node. Overwritten, the node computes with
-/// what is there now, for it maps the file: it may answer or refuse, and must not fall.
+/// Replaced by a rename, the old file lives on under the node. Overwritten, it would be computed
+/// with what is there now, for the node maps the file: it refuses, and does not fall.
 #[test]
 fn a_model_that_changes_under_a_node_does_not_end_it() {
     let machine = machine();
@@ -262,10 +262,9 @@ fn a_model_that_changes_under_a_node_does_not_end_it() {
     let length = file.metadata().unwrap().len();
     let weights = fs::File::options().write(true).open(&file).unwrap();
     weights.write_all_at(&vec![0xff; 200_000], length - 200_000).unwrap();
-    let said = ask(&other, second.as_str().unwrap(), "local");
-    assert!(said.is_ok() || said.is_err_and(|said| said.contains("failed")));
+    assert!(ask(&other, second.as_str().unwrap(), "local").is_err(), "not with other weights");
     weights.set_len(50_000).unwrap();
-    assert!(ask(&other, second.as_str().unwrap(), "local").unwrap_err().contains("failed"));
+    assert!(ask(&other, second.as_str().unwrap(), "local").is_err());
     assert_eq!(other.get("/taimatsu/v1/status").0, 200, "it lives");
     weights.set_len(length).unwrap();
     assert_ne!(id(&machine), second, "who starts now sees another model again");
@@ -364,8 +363,9 @@ fn a_crowd_of_idle_connections_is_let_go() {
         }
         let (now, _) = held(&node);
         assert!(now < memory + CROWD_COSTS, "{memory} KiB before, {now} with {many} idle");
-        drop(crowd);
+        // They stay; it is the node that ends them.
         until("few open files", || (held(&node).1 <= open + 8).then_some(()));
+        drop(crowd);
     }
     assert_eq!(ask(&node, TINY, "local").unwrap(), answer);
 }

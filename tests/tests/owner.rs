@@ -369,10 +369,30 @@ fn a_node_that_was_in_once_finds_back_without_its_bootstrap_node() {
     assert_eq!(met.unwrap()["direct"], true, "{peers}");
     let status = again.get("/taimatsu/v1/status").1;
     assert_eq!(status["bootstrap"], json!({"given": 0, "reached": false}));
-    // In another swarm these peers are of no use, and are not asked.
-    drop(again);
-    let elsewhere = up(&client, &["--swarm", "elsewhere"]);
-    assert_eq!(elsewhere.get("/taimatsu/v1/status").1["peers"], json!([]));
+}
+
+/// Somebody else listens where a peer of an earlier day did.
+#[test]
+fn good_peers_of_another_swarm_are_not_dialled() {
+    let [door, client] = [(); 2].map(|()| machine());
+    let elsewhere = ["--swarm", "elsewhere"];
+    let bootstrap = up(&door, &elsewhere);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port());
+    let peer = json!({"peer": bootstrap.peer, "addresses": [place], "seen": 1});
+    let kept = json!({"schema_version": 1, "swarms": {"owners": [peer]}});
+    std::fs::create_dir_all(client.home()).unwrap();
+    std::fs::write(client.home().join("peers.json"), kept.to_string()).unwrap();
+    let met = up(&client, &[&elsewhere[..], &["--bootstrap", &bootstrap.addresses[0]]].concat());
+    until("the bootstrap node", || {
+        (met.get("/taimatsu/v1/status").1["dht_peers"] == 1).then_some(())
+    });
+    // Kept peers are dialled at the start, beside the bootstrap address that was met meanwhile.
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    drop(met);
+    let _own = up(&client, &["--swarm", "owners"]);
+    until("a dial in their own swarm", || listener.accept().ok());
 }
 
 #[test]
@@ -404,13 +424,34 @@ fn a_map_shows_every_span_and_every_gap() {
     assert!(peers.contains(&first.peer) && peers.contains("direct"), "{peers}");
 }
 
+/// Whether a process listens on the port of multicast DNS.
+fn looks_nearby(node: &Member) -> bool {
+    let tables = ["udp", "udp6"].map(|name| {
+        std::fs::read_to_string(format!("/proc/{}/net/{name}", node.pid())).unwrap_or_default()
+    });
+    let of_port =
+        |line: &&str| line.split_whitespace().nth(1).is_some_and(|at| at.ends_with(":14E9"));
+    let sockets: Vec<String> = tables
+        .iter()
+        .flat_map(|table| table.lines().filter(of_port))
+        .filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(9)?)))
+        .collect();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap().flatten();
+    open.filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .any(|link| sockets.iter().any(|socket| link == std::path::Path::new(socket)))
+}
+
 #[test]
-fn a_node_that_looks_nearby_starts() {
-    let machine = machine();
-    let node = up(&machine, &["--mdns"]);
-    assert_eq!(node.get("/taimatsu/v1/status").0, 200);
-    let shown = machine.run(&["config", "show", "--json"]).json();
-    assert_eq!(shown["settings"]["mdns"]["value"], false, "not unless it is asked for");
+fn a_node_looks_nearby_if_it_is_asked_to() {
+    let [asked, other] = [(); 2].map(|()| machine());
+    let [asked, other] = [up(&asked, &["--mdns"]), up(&other, &[])];
+    // A machine without a network has nothing nearby.
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    if probe.connect("224.0.0.251:5353").is_ok() {
+        until("an ear for its neighbours", || looks_nearby(&asked).then_some(()));
+    }
+    assert_eq!(asked.get("/taimatsu/v1/status").0, 200);
+    assert!(!looks_nearby(&other), "not unless it is asked to");
 }
 
 /// The checks of a doctor's report, by name; the last of each.
@@ -437,7 +478,8 @@ fn a_doctor_finds_a_well_machine_and_a_way_into_the_swarm_well() {
     let report = machine.run(&["doctor", "--json", "--models", models.to_str().unwrap()]).json();
     assert_eq!(report["ok"], true, "{report}");
     let states = states(&report);
-    for name in ["settings", "clock", "home", "api", "ports", "digest", "answer", "node", "time"] {
+    let well = ["settings", "clock", "home", "ledger", "api", "ports", "digest", "answer"];
+    for name in well.into_iter().chain(["node", "time"]) {
         assert_eq!(states[name], "pass", "{name}: {report}");
     }
     assert_eq!((&*states["swarm"], &*states["dht"]), ("pass", "pass"), "{report}");
@@ -452,6 +494,8 @@ fn a_doctor_names_what_is_wrong_and_what_to_do() {
     let mut bytes = std::fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, &bytes).unwrap();
+    std::fs::create_dir_all(machine.home()).unwrap();
+    std::fs::write(machine.home().join("ledger.redb"), "no ledger").unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     user_file(&machine, &format!("listen = [\"/ip4/127.0.0.1/tcp/{port}\"]\napi = \"{port}\"\n"));
@@ -465,6 +509,7 @@ fn a_doctor_names_what_is_wrong_and_what_to_do() {
         ("api", "fail"),
         ("ports", "fail"),
         ("digest", "fail"),
+        ("ledger", "fail"),
         ("answer", "warn"),
         ("node", "warn"),
     ] {
@@ -472,7 +517,7 @@ fn a_doctor_names_what_is_wrong_and_what_to_do() {
     }
     let plain = machine.run(&["doctor"]);
     assert!(plain.out.contains("✗ digest") && plain.out.contains("taimatsu rm tiny"), "{plain:?}");
-    assert!(plain.err.starts_with("error: 3 of "), "{plain:?}");
+    assert!(plain.err.starts_with("error: 4 of "), "{plain:?}");
     // Settings that cannot be read are a finding like the others.
     user_file(&machine, "prots = 1\n");
     let said = machine.run(&["doctor", "--json"]);

@@ -38,6 +38,11 @@ pub trait LayerExecutor: Send {
     /// Positions that [`open`](Self::open) could still reserve.
     fn free_positions(&self) -> u32;
 
+    /// Whether its weights are what was loaded, as far as can be seen at a glance.
+    fn is_sound(&self) -> bool {
+        true
+    }
+
     /// Computes a batch: one answer per work, in order. A work that fails leaves its own KV as it
     /// was and does not touch the others.
     fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>>;
@@ -173,9 +178,9 @@ pub enum ExecutorError {
         /// Block after which it was seen; `None` in the input, the model's block count in logits.
         block: Option<u32>,
     },
-    /// The file of the weights was shortened since they were loaded.
-    #[error("the model's file was cut short under this executor; load it again")]
-    FileCut,
+    /// Somebody has written to the file of the weights since they were loaded.
+    #[error("the model's file was changed or cut short under this executor; load it again")]
+    FileChanged,
     /// Another kind of model.
     #[error("architecture `{0}` is not supported; this executor runs `llama`")]
     UnsupportedArchitecture(String),

@@ -173,9 +173,13 @@ impl LayerExecutor for CpuExecutor {
         self.engine.kv.free()
     }
 
+    fn is_sound(&self) -> bool {
+        self.file.is_as_opened()
+    }
+
     fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>> {
-        if !self.file.is_whole() {
-            return batch.iter().map(|_| Err(ExecutorError::FileCut)).collect();
+        if !self.is_sound() {
+            return batch.iter().map(|_| Err(ExecutorError::FileChanged)).collect();
         }
         let engine = &mut self.engine;
         self.threads.0.install(|| engine.step(batch))

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
@@ -136,15 +137,15 @@ struct TensorInfo {
 
 #[derive(Debug)]
 enum Data {
-    /// The file is held to see whether somebody shortens it.
-    Mapped(Mmap, File),
+    /// The file is held to see whether somebody writes to it, with when that was last.
+    Mapped(Mmap, File, Option<SystemTime>),
     Owned(Vec<u8>),
 }
 
 impl Data {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Mapped(map, _) => map,
+            Self::Mapped(map, ..) => map,
             Self::Owned(bytes) => bytes,
         }
     }
@@ -161,17 +162,18 @@ impl GgufFile {
         // SAFETY: the mapping is read-only. A file that another process shortens meanwhile raises
         // SIGBUS; files of the store are never written again after their rename into place.
         let map = unsafe { Mmap::map(&file)? };
-        Self::parse(Data::Mapped(map, file))
+        let written = file.metadata()?.modified().ok();
+        Self::parse(Data::Mapped(map, file, written))
     }
 
-    /// Whether the file under the map is as long as it was: reading one that was shortened ends
-    /// the process.
+    /// Whether nobody has written to the file under the map: what was written would be computed
+    /// with, and reading one that was shortened ends the process.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
+    pub fn is_as_opened(&self) -> bool {
         match &self.data {
-            Data::Mapped(map, file) => {
-                file.metadata().is_ok_and(|about| about.len() >= map.len() as u64)
-            }
+            Data::Mapped(map, file, written) => file.metadata().is_ok_and(|about| {
+                about.len() >= map.len() as u64 && about.modified().ok() == *written
+            }),
             Data::Owned(_) => true,
         }
     }

@@ -42,6 +42,6 @@ pub use catalogue::CatalogueEntry;
 pub use ggml::{GgmlType, UnknownType};
 pub use gguf::{GgufError, GgufFile, TensorView};
 pub use manifest::{Bits, Hyper, Manifest, ManifestError, TensorEntry};
-pub use store::{Damage, Listed, Store, StoreError, StoredModel};
+pub use store::{Damage, Listed, Removed, Store, StoreError, StoredModel};
 pub use template::{Message, Prompt, Template, TemplateError};
 pub use tokenizer::{Detokenizer, Tokenizer, TokenizerError, TokenizerSpec};

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use taimatsu_protocol::announcement::MAX_BLOCKS;
 use taimatsu_protocol::codec::{self, BoundedVec, CodecError, OverBound};
 use taimatsu_protocol::{Digest, ModelId, Span};
 
@@ -248,7 +249,7 @@ impl Manifest {
         let floats = [f32::from(self.rope_base), f32::from(self.rms_epsilon)];
         let checks = [
             ("architecture", (1..=64).contains(&self.architecture.len())),
-            ("number of blocks", (1..=4096).contains(&self.blocks)),
+            ("number of blocks", (1..=MAX_BLOCKS).contains(&self.blocks)),
             ("hidden width", (1..=MAX_WIDTH).contains(&self.hidden)),
             ("widths", widths.iter().all(|width| *width <= MAX_WIDTH)),
             ("rotated dimensions", self.rope_dims <= MAX_WIDTH),

@@ -28,6 +28,7 @@ mod error;
 mod files;
 mod index;
 mod place;
+mod removal;
 
 pub use error::{Damage, StoreError};
 pub use files::sha256_of;
@@ -35,8 +36,9 @@ pub(crate) use files::{Scratch, file_error, write_hashed};
 pub(crate) use index::name_of_file;
 pub use index::{Listed, Names};
 pub use place::{default_dir, dir_from_environment};
+pub use removal::Removed;
 
-use files::{copy_hashed, sync_folder, write_atomically};
+use files::{copy_hashed, open_lock, sync_folder, write_atomically};
 use index::{Index, Record};
 
 /// A folder of models. See the module's page.
@@ -81,9 +83,7 @@ impl Store {
     /// There is no such folder, and none can be made.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let made = FOLDERS.iter().try_for_each(|name| fs::create_dir_all(dir.join(name)));
-        let probe = made.and_then(|()| {
-            File::options().create(true).truncate(false).write(true).open(dir.join(LOCK))
-        });
+        let probe = made.and_then(|()| open_lock(&dir.join(LOCK)));
         match probe {
             Ok(_) => Ok(Self { dir: dir.to_owned(), writable: true }),
             Err(_) if dir.is_dir() => Self::open_read_only(dir),
@@ -142,6 +142,22 @@ impl Store {
             return open_gguf(path).and_then(|_| self.in_place(path));
         }
         Err(StoreError::Unknown(reference.chars().take(80).collect()))
+    }
+
+    /// The id of what `reference` means, where that is known without reading the model or its blobs.
+    ///
+    /// # Errors
+    /// The index is not readable.
+    pub fn id_of(&self, reference: &str) -> Result<Option<ModelId>, StoreError> {
+        let index = self.index()?;
+        let Some(record) = index.find(reference) else {
+            return Ok(self.id_in_place(Path::new(reference)));
+        };
+        let whole = |about: fs::Metadata| about.is_file() && about.len() == record.bytes;
+        match fs::metadata(self.gguf_path(&record.sha256)).is_ok_and(whole) {
+            true => Ok(record.id.parse().ok()),
+            false => Ok(None),
+        }
     }
 
     /// The stored model of this name or id, if there is one.
@@ -214,26 +230,6 @@ impl Store {
         let sha256 = copy_hashed(path, &copy, progress)?;
         let shown = path.file_name().unwrap_or_default().to_string_lossy();
         self.adopt(&copy, &sha256, &names, license, format!("imported from {shown}"))
-    }
-
-    /// Takes a model out of the store, with all its names and what only it needs.
-    ///
-    /// # Errors
-    /// There is none of this name or id, or the store is read-only.
-    pub fn remove(&self, name_or_id: &str) -> Result<Listed, StoreError> {
-        let _lock = self.lock()?;
-        let mut index = self.index()?;
-        let Some(record) = index.take(name_or_id) else {
-            return Err(StoreError::Unknown(name_or_id.chars().take(80).collect()));
-        };
-        self.write_index(&index)?;
-        let listed = record.listed()?;
-        let path = self.gguf_path(&record.sha256);
-        if path.exists() {
-            fs::remove_file(&path).map_err(file_error("remove", &path))?;
-        }
-        self.drop_blobs_of(listed.id)?;
-        Ok(listed)
     }
 
     /// Gives a stored model more names.
@@ -336,8 +332,7 @@ impl Store {
 
     fn lock_file(&self, name: &str) -> Result<File, StoreError> {
         let path = self.dir.join(name);
-        let options = File::options().create(true).truncate(false).write(true).open(&path);
-        options.map_err(file_error("open", &path))
+        open_lock(&path).map_err(file_error("open", &path))
     }
 
     fn gguf_path(&self, sha256: &str) -> PathBuf {

@@ -77,6 +77,9 @@ impl EventLoop {
             return;
         }
         if !self.discovery.may_ask() {
+            self.discovery.provided.insert(key);
+            let later = Instant::now() + ANNOUNCE_PAUSE;
+            self.discovery.announce_at = self.discovery.announce_at.min(later);
             let _ = reply.send(Err(DiscoveryError::Busy));
             return;
         }
@@ -123,7 +126,7 @@ impl EventLoop {
             discovery.announced = Some(now);
             discovery.announce_at = now + ANNOUNCE_EVERY;
             for key in &discovery.provided {
-                // Its key is in the store already, so there is room; nobody waits for the query.
+                // The store has room for as many keys as are kept; nobody waits for the query.
                 let _ = kad.start_providing(key.record_key());
             }
         }

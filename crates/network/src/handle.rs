@@ -102,7 +102,7 @@ impl Network {
     /// nobody is known. Returns when the nodes that answer have been told.
     ///
     /// # Errors
-    /// [`DiscoveryError::TooManyKeys`] or [`DiscoveryError::Busy`], and then the key is not kept.
+    /// [`DiscoveryError::TooManyKeys`], and then the key is not kept. [`DiscoveryError::Busy`], or
     /// [`DiscoveryError::Late`] after 10 s: it is kept, and announced again.
     pub async fn provide(&self, key: ProviderKey) -> Result<(), DiscoveryError> {
         self.discover(|reply| Command::Provide { key, reply }).await

@@ -153,6 +153,26 @@ async fn a_host_may_start_before_its_bootstrap_node() {
     soon(told).await;
 }
 
+#[tokio::test]
+async fn what_is_announced_in_a_rush_is_announced_when_it_is_over() {
+    let (host, _incoming, client) = pair(TCP).await;
+    let swarm = SwarmId::named("loopback");
+    let key = |group| ProviderKey::for_group(swarm, ModelId::of(b"a model"), group);
+    // All are sent before any is awaited, so that the last finds the others under way.
+    let rush = (0..400).map(|group| client.providers(key(group)));
+    let (rush, refused) =
+        soon(async { tokio::join!(futures::future::join_all(rush), client.provide(key(999))) })
+            .await;
+    assert!(rush.iter().any(Result::is_ok));
+    assert_eq!(refused, Err(DiscoveryError::Busy));
+    let told = async {
+        while host.providers(key(999)).await.unwrap_or_default() != [client.peer_id()] {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(told).await;
+}
+
 fn without_peer(address: &Multiaddr) -> String {
     let text = address.to_string();
     text.split("/p2p/").next().unwrap().to_owned()

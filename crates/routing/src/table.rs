@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use taimatsu_protocol::announcement::MAX_BLOCKS;
 use taimatsu_protocol::signed::{SignedBytes, Verified};
 use taimatsu_protocol::{Announcement, ModelId, Moment, PeerId, Span, UnixSeconds};
 
@@ -45,7 +46,7 @@ pub enum Inserted {
     Stale,
     /// It has expired, or claims a longer life than is allowed.
     NotInForce,
-    /// Its span is none of a model of so many blocks.
+    /// Its span is none of a model of so many blocks, or no model has so many.
     Malformed,
     /// No room: everything held expires later.
     Full,
@@ -65,7 +66,7 @@ impl HostTable {
         if !announcement.in_force(now) {
             return Inserted::NotInForce;
         }
-        if Span::new(span.blocks(), blocks) != Ok(span) {
+        if blocks > MAX_BLOCKS || Span::new(span.blocks(), blocks) != Ok(span) {
             return Inserted::Malformed;
         }
         let expires = announcement.expires;

@@ -244,8 +244,11 @@ fn higher_sequences_win_and_expired_ones_go() {
     assert_eq!(table.insert(sign(said.clone(), 1), WALL), Inserted::Stale);
     let too_long = Announcement { sequence: 3, expires: WALL.plus(721), ..said.clone() };
     assert_eq!(table.insert(sign(too_long, 1), WALL), Inserted::NotInForce);
-    let odd = Announcement { sequence: 3, blocks: 40, ..said };
+    let odd = Announcement { sequence: 3, blocks: 40, ..said.clone() };
     assert_eq!(table.insert(sign(odd, 1), WALL), Inserted::Malformed);
+    let (span, blocks) = (Span::whole(4_097).unwrap(), 4_097);
+    let huge = Announcement { sequence: 3, span, blocks, ..said };
+    assert_eq!(table.insert(sign(huge, 1), WALL), Inserted::Malformed);
     table.expire(Moment::default(), WALL.plus(299));
     assert_eq!((table.len(), table.all(None).len()), (1, 1));
     table.expire(Moment::default(), WALL.plus(300));

@@ -3,7 +3,8 @@
 use clap::{Args, ValueEnum};
 
 use crate::config::{
-    Address, Kibibytes, Layer, Mebibytes, Peer, Positions, PrivacyArg, Seconds, Sessions, Threads,
+    Address, Kibibytes, Layer, Mebibytes, Peer, Positions, PrivacyArg, Seconds, Sessions,
+    SwarmName, Threads,
 };
 use crate::engine::RouteWish;
 
@@ -56,7 +57,7 @@ pub(crate) struct NodeArgs {
     bootstrap: Vec<Address>,
     /// Name of the swarm [default: public]
     #[arg(long)]
-    swarm: Option<String>,
+    swarm: Option<SwarmName>,
     /// Threads for computing, for all hosted spans together [default: all]
     #[arg(long)]
     threads: Option<Threads>,

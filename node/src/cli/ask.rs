@@ -121,11 +121,20 @@ fn question(args: &RunArgs, seed: u64) -> Result<Question, Failure> {
 }
 
 fn read_stdin() -> Result<String, Failure> {
+    read_prompt(std::io::stdin())
+}
+
+fn read_prompt(from: impl Read) -> Result<String, Failure> {
     let mut text = String::new();
-    std::io::stdin().take(MAX_STDIN).read_to_string(&mut text).map_err(|error| {
+    from.take(MAX_STDIN + 1).read_to_string(&mut text).map_err(|error| {
         Failure::of(Code::Usage, "the prompt on stdin cannot be read", &error)
             .try_this("UTF-8 text on stdin")
     })?;
+    if text.len() as u64 > MAX_STDIN {
+        return Err(Failure::new(Code::Usage, "the prompt on stdin is too long")
+            .because(format!("it has more than {MAX_STDIN} bytes"))
+            .try_this("a shorter prompt"));
+    }
     Ok(text)
 }
 
@@ -294,4 +303,16 @@ fn hop_json(hop: &HopReport) -> Value {
         "direct_frames": hop.direct_frames,
         "relayed_frames": hop.relayed_frames,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_read_whole_or_refused() {
+        let most = usize::try_from(MAX_STDIN).unwrap();
+        assert_eq!(read_prompt(&*vec![b'a'; most]).unwrap().len(), most);
+        assert!(read_prompt(&*vec![b'a'; most + 1]).unwrap_err().to_string().contains("too long"));
+    }
 }

@@ -15,6 +15,7 @@ use crate::home::{Home, note_of, read_key};
 use crate::node_client::NodeClient;
 use crate::stages::short;
 use crate::stdout::say;
+use crate::text::row;
 
 /// The node that commands talk to: the one that this call names (`--api`, `TAIMATSU_API`), else the
 /// one of this home, else the one of the file, else none.
@@ -83,7 +84,7 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
         say(status)?;
         return Ok(());
     }
-    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let text = |value: &Value| row(value.as_str().unwrap_or("?"));
     say(format!("node       {} · API http://{}/v1", text(&status["peer"]), node.address()))?;
     say(format!("swarm      {} · {} nodes known", text(&status["swarm"]), status["dht_peers"]))?;
     if status["bootstrap"]["given"] != 0 && status["bootstrap"]["reached"] == false {
@@ -97,15 +98,22 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
         say(format!("peer       {} · {rtt} ms", short(&text(&peer["peer"]))))?;
     }
     for hosted in status["hosting"].as_array().into_iter().flatten() {
-        let name = hosted["name"].as_str().map_or_else(|| text(&hosted["model"]), str::to_owned);
+        let name = [&hosted["name"], &hosted["model"]].into_iter().find(|name| name.is_string());
+        let name = text(name.unwrap_or(&Value::Null));
         let [first, last] = [&hosted["blocks"][0], &hosted["blocks"][1]];
-        let free = &hosted["free_positions"];
-        say(format!("hosting    {name} blocks {first}-{last} · {free} positions free"))?;
+        let state = match hosted["file_changed"] == true {
+            true => "not any more: its file was changed; restart with a whole one".to_owned(),
+            false => format!("{} positions free", hosted["free_positions"]),
+        };
+        say(format!("hosting    {name} blocks {first}-{last} · {state}"))?;
     }
     for model in status["models"].as_array().into_iter().flatten() {
         say(format!("model      {} · {}", text(&model["name"]), state(model)))?;
     }
     say(format!("sessions   {}", status["sessions"]))?;
+    if let Some(trouble) = status["ledger"]["trouble"].as_str() {
+        say(format!("ledger     its last write failed: {trouble}"))?;
+    }
     Ok(())
 }
 

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
-use taimatsu_model::{Listed, StoredModel};
+use taimatsu_model::{Listed, Removed, StoredModel};
 
-use super::Global;
-use crate::failure::Failure;
+use super::{Global, client};
+use crate::failure::{Code, Failure};
 use crate::local::{store, store_failure};
 use crate::stdout::say;
+use crate::text::row;
 
 /// Lists the stored models.
 pub(super) fn list(global: &Global) -> Result<(), Failure> {
@@ -21,7 +22,7 @@ pub(super) fn list(global: &Global) -> Result<(), Failure> {
         return Ok(());
     }
     for model in &models {
-        let licence = model.license.as_deref().unwrap_or("licence unknown");
+        let licence = row(model.license.as_deref().unwrap_or("licence unknown"));
         let names = model.names.join(", ");
         say(format!("{names:<28} {:>10}  {licence}", HumanBytes(model.bytes).to_string()))?;
     }
@@ -61,26 +62,46 @@ pub(super) fn show(global: &Global, reference: &str) -> Result<(), Failure> {
         ("template", manifest.template.map_or_else(|| "none".into(), |digest| digest.to_string())),
     ];
     for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
-        say(format!("{name:<13} {value}"))?;
+        say(format!("{name:<13} {}", row(value)))?;
     }
     Ok(())
 }
 
-/// Removes a model.
-pub(super) fn remove(global: &Global, name: &str) -> Result<(), Failure> {
-    let removed = store(global)?.remove(name).map_err(|error| store_failure(&error))?;
+/// Removes a name; with its last one, the model. A model that the node here hosts stays.
+pub(super) async fn remove(global: &Global, name: &str, force: bool) -> Result<(), Failure> {
+    let store = store(global)?;
+    let meant = store.would_remove(name).map_err(|error| store_failure(&error))?;
+    if meant.kept.is_empty() && !force {
+        refuse_hosted(global, name, &meant).await?;
+    }
+    let Removed { model, kept } = store.remove(name).map_err(|error| store_failure(&error))?;
     if global.json {
-        let mut value = listed_json(&removed);
+        let mut value = listed_json(&model);
         value["schema_version"] = 1.into();
+        value["kept_names"] = kept.into();
         say(value)?;
     } else if !global.quiet {
-        crate::stderr::tell(&format!(
-            "removed {} · {} freed",
-            removed.names.join(", "),
-            HumanBytes(removed.bytes)
-        ));
+        let what = match kept.is_empty() {
+            true => format!("{} freed", HumanBytes(model.bytes)),
+            false => format!("its file stays as long as it is {}", kept.join(", ")),
+        };
+        crate::stderr::tell(&format!("removed {} · {what}", model.names.join(", ")));
     }
     Ok(())
+}
+
+/// A node that hosts a model reads its file, and could not be started again without it.
+async fn refuse_hosted(global: &Global, name: &str, meant: &Removed) -> Result<(), Failure> {
+    let Ok(Some(node)) = client::find_node(global).await else { return Ok(()) };
+    let status = node.status().await?;
+    let id = meant.model.id.to_string();
+    let mut hosting = status["hosting"].as_array().into_iter().flatten();
+    if hosting.all(|hosted| hosted["model"] != *id) {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Usage, format!("{name} is in use"))
+        .because(format!("the node at {} hosts it", node.address()))
+        .try_this(format!("stop that node first, or taimatsu rm --force {name}")))
 }
 
 /// Copies a file into the store.

@@ -1,15 +1,16 @@
 //! `taimatsu up`: this machine's node in the foreground; and the demo's processes.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
 use taimatsu_bootstrap as bootstrap;
 use taimatsu_executor::ExecutorLimits;
-use taimatsu_model::catalogue;
+use taimatsu_model::{Store, catalogue};
 use taimatsu_network::Multiaddr;
 use taimatsu_protocol::SwarmId;
+use zeroize::Zeroizing;
 
 use super::{DemoNodeArgs, Global};
 use crate::api::access::Access;
@@ -17,8 +18,10 @@ use crate::config::Settings;
 use crate::demo::{Ready, Starting, end_with_parent, is_over};
 use crate::failure::{Code, Failure};
 use crate::home::{Home, NodeNote};
+use crate::library::Library;
 use crate::local::{self, LocalModel};
 use crate::node::{Node, NodeConfig, Offer, Owner, bind_api};
+use crate::ports::need_free;
 use crate::signals::Stops;
 use crate::stages::Stages;
 use crate::stdout::say;
@@ -145,19 +148,12 @@ async fn start(global: &Global, stages: &Stages) -> Result<Started, Failure> {
     let access = Access::new(settings.api.value, &global.keys)?;
     let listener = bind_api(settings.api.value).await?;
     // All that can be refused is refused before anything is promised.
-    let offers = offers(global).await?;
-    let mut node = Node::start(NodeConfig {
-        key,
-        swarm: settings.swarm.value.clone(),
-        listen: settings.listen.value.clone(),
-        bootstrap: settings.bootstrap.value.clone(),
-        max_sessions: settings.max_sessions.value as usize,
-        models: config::models(global)?,
-        home: home.path().to_path_buf(),
-        owner: owner(settings),
-        tap: None,
-    })
-    .await?;
+    need_free(&settings.listen.value)?;
+    let models = config::models(global)?;
+    let library = Library::new(Store::open(&models).ok());
+    let offers = offers(global, &library).await?;
+    let config = node_config(settings, key, models, home.path().to_path_buf());
+    let mut node = Node::start_with(config, library).await?;
     let addresses = node.addresses().await;
     stages.done("identity", &crate::stages::short(&node.peer()));
     let shown = addresses.iter().filter_map(|address| Some(address.split_once("/p2p/")?.0));
@@ -179,6 +175,25 @@ async fn start(global: &Global, stages: &Stages) -> Result<Started, Failure> {
     }
     let ready = Ready { peer: node.peer(), addresses, api: Some(address.to_string()) };
     Ok(Started { ready, node, home, stop_api, api })
+}
+
+fn node_config(
+    settings: &Settings,
+    key: Zeroizing<[u8; 32]>,
+    models: PathBuf,
+    home: PathBuf,
+) -> NodeConfig {
+    NodeConfig {
+        key,
+        swarm: settings.swarm.value.clone(),
+        listen: settings.listen.value.clone(),
+        bootstrap: settings.bootstrap.value.clone(),
+        max_sessions: settings.max_sessions.value as usize,
+        models,
+        home,
+        owner: owner(settings),
+        tap: None,
+    }
 }
 
 fn welcome(stages: &Stages, started: &Started, settings: &Settings) {
@@ -217,7 +232,7 @@ async fn tell_swarm(node: &Node, settings: &Settings, stages: &Stages) {
 }
 
 /// The spans of `--serve`, their models resolved or pulled.
-async fn offers(global: &Global) -> Result<Vec<Offer>, Failure> {
+async fn offers(global: &Global, library: &Library) -> Result<Vec<Offer>, Failure> {
     let settings = &global.settings;
     let threads = settings.threads.value as usize;
     let limits = ExecutorLimits { kv_positions: settings.kv_positions.value, threads };
@@ -228,7 +243,7 @@ async fn offers(global: &Global) -> Result<Vec<Offer>, Failure> {
             // Before a download, not after it.
             Offer::span(reference, blocks, entry.blocks)?;
         }
-        let model: LocalModel = local::ensure_model(global, reference).await?;
+        let model: LocalModel = local::ensure_in(global, library, reference).await?;
         let offer = Offer::new(model.known, reference, blocks, limits)?;
         let twice = |other: &Offer| other.model.id == offer.model.id && other.span == offer.span;
         if offers.iter().any(twice) {

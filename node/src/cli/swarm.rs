@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use taimatsu_protocol::announcement::MAX_BLOCKS;
 
 use super::{Global, client};
 use crate::failure::Failure;
 use crate::local::absolute;
 use crate::stages::short;
 use crate::stdout::say;
+use crate::text::row;
 
 /// The widest matrix; a model of more blocks has several to a column.
 const COLUMNS: usize = 80;
@@ -35,8 +37,9 @@ pub(super) async fn peers(global: &Global) -> Result<(), Failure> {
     for peer in &peers {
         let way = if peer["direct"] == true { "direct" } else { "relayed" };
         let rtt = milliseconds(&peer["rtt_ms"]);
-        let address = peer["addresses"][0].as_str().unwrap_or("?");
-        say(format!("{}  {rtt:>9}  {way:<7}  {address}", peer["peer"].as_str().unwrap_or("?")))?;
+        let [name, address] = [&peer["peer"], &peer["addresses"][0]];
+        let [name, address] = [name, address].map(|text| row(text.as_str().unwrap_or("?")));
+        say(format!("{name}  {rtt:>9}  {way:<7}  {address}"))?;
     }
     Ok(())
 }
@@ -47,7 +50,11 @@ fn milliseconds(value: &Value) -> String {
 
 /// The matrix, a line a host.
 fn draw(map: &Value) -> Vec<String> {
-    let blocks = map["blocks"].as_u64().unwrap_or(0) as usize;
+    let blocks = map["blocks"].as_u64().unwrap_or(0);
+    if blocks > u64::from(MAX_BLOCKS) {
+        return vec![format!("a model of {blocks} blocks cannot be: no map of it is drawn")];
+    }
+    let blocks = blocks as usize;
     let width = blocks.div_ceil(COLUMNS).max(1);
     let columns = blocks.div_ceil(width);
     let mut lines =
@@ -160,6 +167,17 @@ mod tests {
         assert!(lines[1].contains("…ghijkl you") && lines[1].contains("·██████████·"));
         assert!(lines[2].contains("…abcdef") && lines[2].contains(" ██████████····"));
         assert!(lines[3].contains("11110000000000  no host for blocks 20-29"), "{}", lines[3]);
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_is_not_drawn() {
+        for blocks in [u64::MAX, 4_000_000_000, 4_097] {
+            let map =
+                json!({"blocks": blocks, "spans": [span("12D3abcdef", false, [0, u32::MAX])]});
+            assert_eq!(draw(&map).len(), 1, "{blocks}");
+        }
+        let map = json!({"blocks": 4_096, "spans": [span("12D3abcdef", false, [0, 4_095])]});
+        assert!(draw(&map).iter().all(|line| line.chars().count() < 200));
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //! the next.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,9 +11,10 @@ use toml::Spanned;
 
 use super::values::{
     Address, ApiAddress, Kibibytes, Mebibytes, Peer, Positions, PrivacyArg, Seconds, Sessions,
-    Threads,
+    SwarmName, Threads, Truth,
 };
 use crate::failure::{Code, Failure};
+use crate::whole_file;
 
 /// What one source says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -25,7 +25,7 @@ pub(crate) struct Layer {
     pub(crate) api: Option<ApiAddress>,
     pub(crate) listen: Option<Vec<Address>>,
     pub(crate) bootstrap: Option<Vec<Address>>,
-    pub(crate) swarm: Option<String>,
+    pub(crate) swarm: Option<SwarmName>,
     pub(crate) serve: Option<Vec<String>>,
     pub(crate) threads: Option<Threads>,
     pub(crate) kv_positions: Option<Positions>,
@@ -70,22 +70,27 @@ impl Layer {
             Failure::of(Code::Resources, format!("cannot read {}", path.display()), error)
                 .try_this("--config FILE, with a file that you can read")
         };
-        match std::fs::metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            // What people name when they mean none.
-            Ok(_) if path == Path::new("/dev/null") => return Ok(Some(Self::default())),
-            // A pipe would be waited for, for ever.
-            Ok(about) if !about.is_file() => {
-                return Err(Failure::new(Code::Usage, format!("{} is no file", path.display()))
-                    .try_this("--config FILE"));
-            }
-            Ok(_) => {}
-            Err(error) => return Err(refused(&error)),
+        // What people name when they mean none.
+        if path == Path::new("/dev/null") {
+            return Ok(Some(Self::default()));
         }
-        let mut text = String::new();
-        let file = File::open(path).map_err(|error| refused(&error))?;
-        file.take(MAX_FILE).read_to_string(&mut text).map_err(|error| refused(&error))?;
-        Self::parse(path, &text).map(Some)
+        let unfit = |cause: String| {
+            Failure::new(Code::Usage, format!("{} cannot hold settings", path.display()))
+                .because(cause)
+                .try_this("--config FILE")
+        };
+        let bytes = match whole_file::read(path, MAX_FILE) {
+            Ok(bytes) => bytes,
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound => return Ok(None),
+                ErrorKind::InvalidInput | ErrorKind::FileTooLarge => {
+                    return Err(unfit(error.to_string()));
+                }
+                _ => return Err(refused(&error)),
+            },
+        };
+        let text = std::str::from_utf8(&bytes).map_err(|error| unfit(error.to_string()))?;
+        Self::parse(path, text).map(Some)
     }
 
     /// The settings of a file with this text.
@@ -121,14 +126,14 @@ impl Layer {
             let value = get(&variable(key))?.to_string_lossy().into_owned();
             Some(value).filter(|value| !value.is_empty())
         };
-        let truth = |key: &str| text(key).map(|value| !FALSE.contains(&&*value.to_lowercase()));
+        let truth = |key: &str| Ok::<_, Failure>(one::<Truth>(key, text(key))?.map(|said| said.0));
         Ok(Self {
             home: path("home"),
             models: path("models"),
             api: one("api", text("api"))?,
             listen: list("listen", text("listen"))?,
             bootstrap: list("bootstrap", text("bootstrap"))?,
-            swarm: text("swarm"),
+            swarm: one("swarm", text("swarm"))?,
             serve: list("serve", text("serve"))?,
             threads: one("threads", text("threads"))?,
             kv_positions: one("kv_positions", text("kv_positions"))?,
@@ -136,8 +141,8 @@ impl Layer {
             upload_kib_per_second: one("upload_kib_per_second", text("upload_kib_per_second"))?,
             memory_mib: one("memory_mib", text("memory_mib"))?,
             drain_seconds: one("drain_seconds", text("drain_seconds"))?,
-            offline: truth("offline"),
-            mdns: truth("mdns"),
+            offline: truth("offline")?,
+            mdns: truth("mdns")?,
             privacy: one("privacy", text("privacy"))?,
             trusted: list("trusted", text("trusted"))?,
         })
@@ -218,9 +223,6 @@ const SHOWN: usize = 80;
 /// How alike a key must be to be suggested: 1 is equal (Jaro-Winkler).
 const ALIKE: f64 = 0.7;
 
-/// Values of a variable that mean no.
-const FALSE: [&str; 5] = ["0", "false", "no", "off", "n"];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +249,22 @@ mod tests {
         assert_eq!(parse("").unwrap(), Layer::default());
     }
 
+    /// The half that was cut off may be the half that says `privacy`.
+    #[test]
+    fn a_file_that_is_too_long_is_refused_and_not_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let filler = "#".repeat(usize::try_from(MAX_FILE).unwrap());
+        std::fs::write(&path, format!("{filler}\nprivacy = \"local\"\n")).unwrap();
+        let told = Layer::read(&path).unwrap_err().to_string();
+        assert!(told.contains("longer than") && told.contains("config.toml"), "{told}");
+        std::fs::write(&path, [b'#', 0xff]).unwrap();
+        assert!(Layer::read(&path).unwrap_err().to_string().contains("utf-8"));
+        assert!(Layer::read(dir.path()).unwrap_err().to_string().contains("no regular file"));
+        assert_eq!(Layer::read(&dir.path().join("none")).unwrap(), None);
+        assert_eq!(Layer::read(Path::new("/dev/null")).unwrap(), Some(Layer::default()));
+    }
+
     #[test]
     fn an_unknown_key_is_refused_with_the_nearest() {
         for (key, near) in [("model", "models"), ("thread", "threads"), ("boostrap", "bootstrap")] {
@@ -271,6 +289,8 @@ mod tests {
             ("home = 3", "string"),
             ("api = \"here\"", "127.0.0.1:4810"),
             ("swarm = \"open", "string"),
+            ("swarm = \"\"", "a name"),
+            ("swarm = \"a\\u001bb\"", "a name"),
         ] {
             let told = parse(&format!("# a comment\n{line}\n")).unwrap_err();
             assert!(told.contains("line 2") && told.contains(word), "{line}: {told}");
@@ -288,7 +308,17 @@ mod tests {
         let serve = with("TAIMATSU_SERVE", "a@0-1, b").unwrap().serve.unwrap();
         assert_eq!(serve, ["a@0-1", "b"]);
         assert_eq!(with("TAIMATSU_OFFLINE", "0").unwrap().offline, Some(false));
-        assert_eq!(with("TAIMATSU_OFFLINE", "yes").unwrap().offline, Some(true));
+        for (text, means) in [("yes", true), (" false", false), ("OFF\n", false), ("On", true)] {
+            assert_eq!(with("TAIMATSU_MDNS", text).unwrap().mdns, Some(means), "{text:?}");
+        }
+        for text in ["nope", "2", "disabled", "n", " "] {
+            let told = with("TAIMATSU_OFFLINE", text).unwrap_err().to_string();
+            assert!(
+                told.contains("TAIMATSU_OFFLINE") && told.contains("true, false, yes"),
+                "{told}"
+            );
+        }
+        assert!(with("TAIMATSU_SWARM", " ").is_err());
         let told = with("TAIMATSU_THREADS", "many").unwrap_err().to_string();
         assert!(told.contains("TAIMATSU_THREADS=many") && told.contains("1024"), "{told}");
     }

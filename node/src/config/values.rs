@@ -40,6 +40,14 @@ pub(crate) struct Address(pub(crate) Multiaddr);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Peer(pub(crate) PeerId);
 
+/// A swarm's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SwarmName(pub(crate) String);
+
+/// Yes or no, as a variable says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Truth(pub(crate) bool);
+
 /// Who may see questions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -160,6 +168,30 @@ impl FromStr for Address {
     }
 }
 
+impl FromStr for SwarmName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shown = !text.trim().is_empty() && !text.chars().any(char::is_control);
+        match shown && text.len() <= MAX_SWARM {
+            true => Ok(Self(text.to_owned())),
+            false => Err(format!("must be a name: 1 to {MAX_SWARM} bytes that can be shown")),
+        }
+    }
+}
+
+impl FromStr for Truth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Ok(Self(true)),
+            "false" | "no" | "off" | "0" => Ok(Self(false)),
+            _ => Err("must be true, false, yes, no, on, off, 1 or 0".into()),
+        }
+    }
+}
+
 impl FromStr for Peer {
     type Err = String;
 
@@ -182,7 +214,10 @@ macro_rules! read_from_text {
     )*};
 }
 
-read_from_text!(ApiAddress, Address, Peer);
+read_from_text!(ApiAddress, Address, Peer, SwarmName);
+
+/// The longest name of a swarm, in bytes.
+const MAX_SWARM: usize = 128;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! Checks of this machine: settings, clock, home, ports, processor.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +12,8 @@ use crate::cli::Global;
 use crate::config::{self, Origin};
 use crate::failure::Failure;
 use crate::home::read_key;
+use crate::ledger::Ledger;
+use crate::ports::{self, FREE_PORT};
 
 /// A clock that shows less has not been set: this program was not written yet (1 January 2025).
 const WRITTEN: Duration = Duration::from_secs(1_735_689_600);
@@ -46,6 +48,9 @@ pub(super) fn settings(global: &Global, trouble: Option<&Failure>) -> Check {
 /// The rest. `running` says that the node of this home answers.
 pub(super) fn examine(global: &Global, running: bool) -> Vec<Check> {
     let mut checks = vec![clock(global), home(global)];
+    if !running {
+        checks.extend(config::home(global).ok().map(|home| ledger(&home)));
+    }
     checks.push(api_port(global.settings.api.value, running));
     checks.push(listen_ports(&global.settings.listen.value, running));
     checks.push(processor());
@@ -99,6 +104,15 @@ fn home(global: &Global) -> Check {
             format!("{} cannot be written: {error}", home.display()),
             "--home DIR, with a directory that you can write to",
         ),
+    }
+}
+
+/// What outlives the node, where none runs that has it open.
+fn ledger(home: &Path) -> Check {
+    match Ledger::check(home) {
+        Ok(Some(())) => Check::pass("ledger", "every page of it is sound"),
+        Ok(None) => Check::pass("ledger", "none yet"),
+        Err(failure) => Check::failed("ledger", &failure),
     }
 }
 
@@ -161,29 +175,11 @@ fn listen_ports(addresses: &[Multiaddr], running: bool) -> Check {
     if running {
         return Check::pass("ports", "in use by the node here");
     }
-    for address in addresses {
-        if let Some(error) = taken(address) {
-            return Check::fail(
-                "ports",
-                format!("{address} cannot be used: {error}"),
-                "--listen /ip4/0.0.0.0/tcp/0 for a free port, or stop the other program",
-            );
-        }
+    if let Some((address, error)) = ports::taken(addresses) {
+        return Check::fail("ports", format!("{address} cannot be used: {error}"), FREE_PORT);
     }
     let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     Check::pass("ports", format!("{} free", shown.join(" ")))
-}
-
-fn taken(address: &Multiaddr) -> Option<std::io::Error> {
-    let text = address.to_string();
-    let mut parts = text.split('/').skip(1);
-    let (_, ip) = (parts.next()?, parts.next()?.parse::<IpAddr>().ok()?);
-    let (kind, port) = (parts.next()?, parts.next()?.parse::<u16>().ok()?);
-    match kind {
-        "tcp" => TcpListener::bind((ip, port)).err(),
-        "udp" => UdpSocket::bind((ip, port)).err(),
-        _ => None,
-    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,7 +1,7 @@
 //! Checks of the models: the store, every file's digest, and an answer that is known.
 
 use taimatsu_model::catalogue::SMOLLM2_135M;
-use taimatsu_model::{Store, StoreError};
+use taimatsu_model::{Listed, Store, StoreError};
 use taimatsu_protocol::Sampling;
 
 use super::{Check, machine};
@@ -30,11 +30,7 @@ pub(super) async fn examine(global: &Global) -> Vec<Check> {
     let read = tokio::task::spawn_blocking(move || {
         let store = Store::open_read_only(&models)?;
         let listed = store.list()?;
-        let digest = |names: &[String]| {
-            let name = names.first().cloned().unwrap_or_default();
-            digest(&store, name)
-        };
-        Ok::<_, StoreError>(listed.iter().map(|model| digest(&model.names)).collect::<Vec<_>>())
+        Ok::<_, StoreError>(listed.iter().map(|model| digest(&store, model)).collect::<Vec<_>>())
     });
     match read.await {
         Ok(Ok(digests)) => checks.extend(digests),
@@ -44,8 +40,11 @@ pub(super) async fn examine(global: &Global) -> Vec<Check> {
     checks
 }
 
-fn digest(store: &Store, name: String) -> Check {
-    let again = format!("taimatsu rm {name}, then pull or import it again");
+fn digest(store: &Store, listed: &Listed) -> Check {
+    let name = listed.names.first().cloned().unwrap_or_default();
+    // One of several names would leave the file.
+    let all = if listed.names.len() > 1 { listed.id.to_string() } else { name.clone() };
+    let again = format!("taimatsu rm {all}, then pull or import it again");
     let model = match store.find(&name) {
         Ok(Some(model)) => model,
         Ok(None) => return Check::fail("digest", format!("{name}: its file is gone"), again),

@@ -35,6 +35,18 @@ pub(super) fn node(state: &Value) -> Check {
     Check::pass("node", said)
 }
 
+/// Whether the running node remembers.
+pub(super) fn ledger(state: &Value) -> Check {
+    match state["ledger"]["trouble"].as_str() {
+        None => Check::pass("ledger", "the node writes it"),
+        Some(trouble) => Check::fail(
+            "ledger",
+            format!("its last write failed: {trouble}"),
+            "room on the disk, and a home that the node can write to",
+        ),
+    }
+}
+
 /// Whether what others announce is in force by this node's clock.
 pub(super) async fn announcements(node: &NodeClient, state: &Value) -> Check {
     let ignored = state["ignored_announcements"].as_u64().unwrap_or(0);
@@ -167,6 +179,13 @@ mod tests {
         assert_eq!(state(2, false, 3), State::Warn);
         assert_eq!(state(0, false, 3), State::Pass);
         assert_eq!(state(1, true, 1), State::Pass);
+    }
+
+    #[test]
+    fn a_ledger_that_is_not_written_is_told() {
+        assert_eq!(ledger(&json!({"ledger": {"trouble": null}})).state, State::Pass);
+        let check = ledger(&json!({"ledger": {"trouble": "no space"}}));
+        assert!(check.state == State::Fail && check.detail.contains("no space"), "{check:?}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Spans brought into memory and offered to the swarm.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use taimatsu_model::{GgufError, GgufFile};
 use taimatsu_network::{Network, ProviderKey};
 use taimatsu_peer::{Hosting, Input, Load};
 use taimatsu_protocol::{Numerics, Span, SwarmId};
+use tokio::sync::watch;
 
 use super::judge::Judge;
 use super::serving::Hosted;
@@ -102,11 +104,7 @@ pub(crate) async fn offer(
         free_positions,
     };
     judge.tell(Input::Hosting(hosting)).await;
-    let groups = span.blocks().map(ProviderKey::group_of);
-    let mut keys: Vec<_> =
-        groups.map(|group| ProviderKey::for_group(swarm, hosted.model, group)).collect();
-    keys.dedup();
-    keys.push(ProviderKey::directory(swarm));
+    let keys = keys_of(swarm, hosted);
     for key in keys.iter().copied() {
         let network = network.clone();
         // Kept by the network and repeated from now on: nobody need wait for the first round.
@@ -119,12 +117,56 @@ pub(crate) async fn offer(
     keys
 }
 
-/// Reports the executor's figures for as long as the node runs.
-pub(crate) async fn report_load(judge: Judge, hosted: Hosted) {
+/// Under which keys a span is found.
+fn keys_of(swarm: SwarmId, hosted: &Hosted) -> Vec<ProviderKey> {
+    let groups = hosted.worker.span().blocks().map(ProviderKey::group_of);
+    let mut keys: Vec<_> =
+        groups.map(|group| ProviderKey::for_group(swarm, hosted.model, group)).collect();
+    keys.dedup();
+    keys.push(ProviderKey::directory(swarm));
+    keys
+}
+
+/// What a node says of its spans while they are hosted.
+#[derive(Clone)]
+pub(crate) struct Upkeep {
+    pub(crate) judge: Judge,
+    pub(crate) network: Network,
+    pub(crate) swarm: SwarmId,
+    /// All of them.
+    pub(crate) all: watch::Receiver<Arc<Vec<Hosted>>>,
+}
+
+impl Upkeep {
+    /// Reports the executor's figures for as long as its weights are what was loaded; then the span
+    /// is hosted no longer.
+    pub(crate) async fn keep(self, hosted: Hosted) {
+        report_load(&self.judge, &hosted).await;
+        tracing::error!(
+            model = %hosted.model,
+            blocks = %hosted.worker.span(),
+            "the model's file was changed or cut: it is hosted no longer; restart the node with a \
+             file that is whole"
+        );
+        let (model, span) = (hosted.model, hosted.worker.span());
+        self.judge.tell(Input::Unhosting { model, span }).await;
+        let left: BTreeSet<_> = {
+            let all = self.all.borrow();
+            let sound = all.iter().filter(|other| other.worker.is_sound());
+            sound.flat_map(|other| keys_of(self.swarm, other)).collect()
+        };
+        for key in keys_of(self.swarm, &hosted).into_iter().filter(|key| !left.contains(key)) {
+            self.network.stop_providing(key).await;
+        }
+    }
+}
+
+async fn report_load(judge: &Judge, hosted: &Hosted) {
     let mut ticks = tokio::time::interval(LOAD_EVERY);
-    loop {
+    while hosted.worker.is_sound() {
         ticks.tick().await;
-        let Hosted { model, worker } = &hosted;
+        hosted.worker.look();
+        let Hosted { model, worker } = hosted;
         let load = Load {
             model: *model,
             span: worker.span(),

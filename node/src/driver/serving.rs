@@ -121,7 +121,10 @@ impl Serving {
             .hosted
             .borrow()
             .iter()
-            .find(|hosted| hosted.model == opening.model && hosted.worker.span() == within)
+            .find(|hosted| {
+                let Hosted { model, worker } = hosted;
+                *model == opening.model && worker.span() == within && worker.is_sound()
+            })
             .cloned();
         let worker = found.ok_or(Refusal::UnknownModel)?.worker;
         let tail = opening

@@ -1,6 +1,6 @@
 //! What a worker measures, for whoever asks.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What the thread measures.
 #[derive(Debug, Default)]
@@ -13,6 +13,8 @@ pub(super) struct Gauges {
     pub(super) free_positions: AtomicU32,
     /// Positions, for all sessions.
     pub(super) computed: AtomicU64,
+    /// The weights are not what was loaded.
+    pub(super) spoilt: AtomicBool,
 }
 
 /// An exponential average with a weight of one eighth; the first value counts whole.

@@ -1,6 +1,7 @@
 //! Small blobs by their digests, and what is known of files used in place.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +10,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use taimatsu_protocol::{Digest, ModelId};
 
-use super::files::{UNFINISHED, file_error, write_atomically};
+use super::files::{UNFINISHED, file_error, read_small, write_atomically};
 use super::{MAX_BLOB, Store, StoreError, StoredModel, derive};
 use crate::manifest::Manifest;
 
@@ -20,11 +21,14 @@ impl Store {
     /// The disk refuses.
     pub fn blob(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
         let path = self.blob_path(digest);
-        let bytes = match fs::metadata(&path) {
-            Ok(about) if about.len() > MAX_BLOB as u64 => return Ok(None),
-            Ok(_) => fs::read(&path).map_err(file_error("read", &path))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(file_error("read", &path)(error)),
+        let bytes = match read_small(&path, MAX_BLOB as u64) {
+            Ok(bytes) => bytes,
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::FileTooLarge => {
+                    return Ok(None);
+                }
+                _ => return Err(file_error("read", &path)(error)),
+            },
         };
         // A damaged one is as good as none: whoever wants it gets it anew.
         Ok((Digest::of(&bytes) == digest).then(|| bytes.into()))
@@ -110,15 +114,25 @@ impl Store {
         Ok(())
     }
 
+    /// The id of a model file outside the store, if it was read before and has not been changed.
+    pub(super) fn id_in_place(&self, path: &Path) -> Option<ModelId> {
+        let path = fs::canonicalize(path).ok()?;
+        let known = Note::read(&self.note_of(&path))?;
+        let same = known.state == FileState::of(&path).ok()?;
+        known.id.parse().ok().filter(|_| same)
+    }
+
+    fn note_of(&self, path: &Path) -> PathBuf {
+        let name = Digest::of(path.as_os_str().as_encoded_bytes());
+        self.dir.join("paths").join(HEXLOWER.encode(name.as_bytes()))
+    }
+
     /// A model file outside the store.
     pub(super) fn in_place(&self, path: &Path) -> Result<StoredModel, StoreError> {
         let path = fs::canonicalize(path).map_err(file_error("open the model file", path))?;
         let state = FileState::of(&path)?;
-        let name = Digest::of(path.as_os_str().as_encoded_bytes());
-        let note = self.dir.join("paths").join(HEXLOWER.encode(name.as_bytes()));
-        let known =
-            fs::read(&note).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
-        if let Some(known) = known.filter(|known| known.state == state)
+        let note = self.note_of(&path);
+        if let Some(known) = Note::read(&note).filter(|known| known.state == state)
             && let Some(model) = self.stored_blobs(known.id.parse()?)?
         {
             return Ok(StoredModel { bytes: state.bytes, path, ..model });
@@ -200,6 +214,12 @@ struct Note {
     state: FileState,
 }
 
+impl Note {
+    fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&read_small(path, MAX_NOTE).ok()?).ok()
+    }
+}
+
 /// A file that agrees in all of these has not been changed.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct FileState {
@@ -233,5 +253,8 @@ const STALE: Duration = Duration::from_secs(3600);
 
 /// Files in place that are remembered.
 const MAX_NOTES: usize = 256;
+
+/// The longest note that is read, in bytes.
+const MAX_NOTE: u64 = 4_096;
 
 const IN_PLACE: &str = "a file used in place";

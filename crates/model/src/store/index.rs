@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use taimatsu_protocol::ModelId;
 
 use super::StoreError;
-use super::files::file_error;
+use super::files::{file_error, read_small};
 
 /// A model as a list shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,9 @@ pub(super) struct Record {
     pub(super) source: String,
 }
 
+/// The longest `models.json` that is read, in bytes.
+const MAX_INDEX: u64 = 16 << 20;
+
 /// Of `models.json` as this program writes it.
 const SCHEMA_VERSION: u32 = 1;
 
@@ -86,7 +89,7 @@ impl Record {
 
 impl Index {
     pub(super) fn read(path: &Path) -> Result<Self, StoreError> {
-        let text = match std::fs::read(path) {
+        let text = match read_small(path, MAX_INDEX) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Self { schema_version: SCHEMA_VERSION, models: Vec::new() });

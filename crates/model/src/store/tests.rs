@@ -62,6 +62,39 @@ fn a_removed_model_leaves_nothing_and_takes_nothing_of_others() {
 }
 
 #[test]
+fn a_file_stays_as_long_as_it_has_a_name() {
+    let (dir, store) = store();
+    let empty = files(dir.path());
+    for name in ["one", "two", "three"] {
+        import(&store, "llama.q4_1.gguf", name).unwrap();
+    }
+    let removed = store.remove("two").unwrap();
+    assert_eq!(
+        (removed.model.names, removed.kept),
+        (vec!["two".into()], vec!["one".into(), "three".into()])
+    );
+    assert_eq!(store.resolve("one").unwrap().names, ["one", "three"]);
+    assert!(store.find("two").unwrap().is_none());
+    store.remove("one").unwrap();
+    let last = store.remove("three").unwrap();
+    assert_eq!((last.model.names, last.kept), (vec!["three".to_owned()], vec![]));
+    let names =
+        |files: &[PathBuf]| files.iter().filter(|file| !file.ends_with("models.json")).count();
+    assert_eq!(names(&files(dir.path())), names(&empty));
+    // By its id a model goes whole, and so does one that is damaged.
+    for cut in [false, true] {
+        let id = import(&store, "llama.q4_1.gguf", "one").unwrap().id.to_string();
+        let model = import(&store, "llama.q4_1.gguf", "two").unwrap();
+        if cut {
+            File::options().write(true).open(&model.path).unwrap().set_len(9).unwrap();
+        }
+        let removed = store.remove(if cut { "one" } else { &id }).unwrap();
+        assert_eq!((removed.model.names.len(), removed.kept.len()), (2, 0), "{cut}");
+        assert!(!model.path.exists() && store.list().unwrap().is_empty());
+    }
+}
+
+#[test]
 fn a_name_stands_for_one_model_and_a_model_can_have_more() {
     let (_dir, store) = store();
     import(&store, "llama.q4_1.gguf", "one").unwrap();
