@@ -7,10 +7,11 @@ use taimatsu_protocol::{Sampling, Span};
 
 use super::failures::WireFailure;
 use super::sampling::DEFAULT_TEMPERATURE;
-use crate::engine::{Message, Privacy, Prompt, Question, ReceiptState, RouteWish};
+use crate::engine::{Message, Privacy, Prompt, Question, ReceiptState, RouteWish, Scoring};
 
 /// `POST /taimatsu/v1/run`: answered by one [`RunEvent`] a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)] // An ignored wish for privacy would be a leak.
 pub(crate) struct RunRequest {
     /// As in [`Question::model`].
     pub(crate) model: String,
@@ -214,6 +215,7 @@ impl Route {
 
 /// `POST /taimatsu/v1/score`: answered by a [`ScoreReply`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct ScoreRequest {
     /// As in [`Question::model`].
     pub(crate) model: String,
@@ -224,6 +226,28 @@ pub(crate) struct ScoreRequest {
     /// None: whatever is best.
     #[serde(default)]
     pub(crate) route: Option<Route>,
+    /// Who may see it.
+    #[serde(default)]
+    pub(crate) privacy: Privacy,
+}
+
+impl From<&Scoring> for ScoreRequest {
+    fn from(scoring: &Scoring) -> Self {
+        Self {
+            model: scoring.model.clone(),
+            ids: scoring.ids.clone(),
+            top: u8::try_from(scoring.top).unwrap_or(u8::MAX),
+            route: Route::of(scoring.route),
+            privacy: scoring.privacy,
+        }
+    }
+}
+
+impl From<ScoreRequest> for Scoring {
+    fn from(request: ScoreRequest) -> Self {
+        let ScoreRequest { model, ids, top, route, privacy } = request;
+        Self { model, ids, top: top.into(), route: Route::wish(route), privacy }
+    }
 }
 
 /// What may follow each token.
@@ -270,6 +294,8 @@ pub(crate) struct RunStarted {
     pub(crate) fingerprint: String,
     /// The prompt's ids.
     pub(crate) prompt_tokens: Vec<u32>,
+    /// Who may see it.
+    pub(crate) privacy: Privacy,
     /// Who computes.
     pub(crate) route: RunRoute,
 }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::asking::Asking;
-use super::control::{Route, RunEvent, RunRequest, ScoreReply, ScoreRequest};
+use super::control::{RunEvent, RunRequest, ScoreReply, ScoreRequest};
 use super::error::ApiError;
 use super::failures::WireFailure;
 use super::{Api, body_of, sampling};
@@ -40,8 +40,8 @@ pub(super) async fn run(State(api): State<Api>, request: Request) -> Result<Resp
 
 /// `POST /taimatsu/v1/score`.
 pub(super) async fn score(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
-    let ScoreRequest { model, ids, top, route } = read(request).await?;
-    let scored = api.engine.score(model, ids, top.into(), Route::wish(route)).await;
+    let request: ScoreRequest = read(request).await?;
+    let scored = api.engine.score(request.into()).await;
     let scores = scored.map_err(whole)?;
     Ok(Json(ScoreReply::from(scores)).into_response())
 }

@@ -13,9 +13,9 @@ use crate::engine::{
 impl From<Event> for RunEvent {
     fn from(event: Event) -> Self {
         match event {
-            Event::Started(Started { model, fingerprint, prompt_tokens, route }) => {
+            Event::Started(Started { model, fingerprint, prompt_tokens, privacy, route }) => {
                 let route = route.into();
-                Self::Started(RunStarted { model, fingerprint, prompt_tokens, route })
+                Self::Started(RunStarted { model, fingerprint, prompt_tokens, privacy, route })
             }
             Event::Rerouted(route) => Self::Rerouted(route.into()),
             Event::Token(TokenEvent { id, text, logprob, top }) => {
@@ -38,9 +38,9 @@ impl From<Event> for RunEvent {
 impl From<RunEvent> for Event {
     fn from(event: RunEvent) -> Self {
         match event {
-            RunEvent::Started(RunStarted { model, fingerprint, prompt_tokens, route }) => {
+            RunEvent::Started(RunStarted { model, fingerprint, prompt_tokens, privacy, route }) => {
                 let route = route.into();
-                Self::Started(Started { model, fingerprint, prompt_tokens, route })
+                Self::Started(Started { model, fingerprint, prompt_tokens, privacy, route })
             }
             RunEvent::Rerouted(route) => Self::Rerouted(route.into()),
             RunEvent::Token(RunToken { id, text, logprob, top }) => {

@@ -13,7 +13,7 @@ use taimatsu_protocol::SwarmId;
 
 use super::{DemoNodeArgs, Global};
 use crate::api::access::Access;
-use crate::config::Settings;
+use crate::config::{PrivacyArg, Settings};
 use crate::demo::{Ready, Starting, end_with_parent, is_over};
 use crate::failure::{Code, Failure};
 use crate::home::{Home, NodeNote};
@@ -106,6 +106,9 @@ fn ready_json(ready: &Ready) -> serde_json::Value {
     })
 }
 
+/// When it is told that nobody answers: whoever is there answers within a second or two.
+const FIRST_WORD: Duration = Duration::from_secs(3);
+
 /// How long readers of the API may take for what was said last.
 const LAST_READS: Duration = Duration::from_secs(1);
 
@@ -158,7 +161,9 @@ async fn start(global: &Global, stages: &Stages) -> Result<Started, Failure> {
         tap: None,
     })
     .await?;
-    let addresses = node.addresses().await;
+    let mut addresses = node.addresses().await;
+    // What is told to others comes first: from beyond this machine, and TCP, which more let through.
+    addresses.sort_by_key(|address| (is_loopback(address), address.contains("/quic")));
     stages.done("identity", &crate::stages::short(&node.peer()));
     let shown = addresses.iter().filter_map(|address| Some(address.split_once("/p2p/")?.0));
     let shown: Vec<&str> = shown.collect();
@@ -185,8 +190,7 @@ fn welcome(stages: &Stages, started: &Started, settings: &Settings) {
     let ready = &started.ready;
     let Some(api) = &ready.api else { return };
     stages.line("");
-    let others = ready.addresses.iter().find(|address| !is_loopback(address));
-    if let Some(address) = others.or_else(|| ready.addresses.first()) {
+    if let Some(address) = ready.addresses.first() {
         let swarm = match settings.swarm.value.as_str() {
             "public" => String::new(),
             name => format!(" --swarm {name}"),
@@ -195,6 +199,9 @@ fn welcome(stages: &Stages, started: &Started, settings: &Settings) {
     }
     if !started.node.has_ways() {
         stages.line("  alone      no --bootstrap was given: others must dial this node");
+    }
+    if settings.privacy.value == PrivacyArg::Trusted && settings.trusted.value.is_empty() {
+        stages.line("  ! privacy  trusted, and no --trust PEER: nobody but this node may compute");
     }
     stages.line(&format!("  ask        taimatsu --api {api} run smollm2:135m \"Hello\""));
     stages.line("  stop       Ctrl-C");
@@ -209,10 +216,15 @@ async fn tell_swarm(node: &Node, settings: &Settings, stages: &Stages) {
     if !node.has_ways() {
         return;
     }
+    let met = || stages.done("swarm", &format!("{} · met", settings.swarm.value));
+    if let Ok(true) = tokio::time::timeout(FIRST_WORD, node.joined()).await {
+        return met();
+    }
+    stages.line(
+        "  ✗ swarm      no address that is known answers in this swarm yet; this node goes on trying",
+    );
     if node.joined().await {
-        stages.done("swarm", &format!("{} · met", settings.swarm.value));
-    } else {
-        stages.line("  ✗ swarm      no address that is known answers in this swarm yet; this node goes on trying");
+        met();
     }
 }
 
