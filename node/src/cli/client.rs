@@ -122,7 +122,7 @@ fn state(model: &Value, here: bool) -> String {
         return "no host".into();
     }
     match here {
-        true => format!("blocks {missing} have no host but this node, whose part serves others"),
+        true => format!("no other host for blocks {missing}; the part here serves others"),
         false => format!("blocks {missing} have no host"),
     }
 }

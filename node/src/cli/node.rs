@@ -161,9 +161,7 @@ async fn start(global: &Global, stages: &Stages) -> Result<Started, Failure> {
         tap: None,
     })
     .await?;
-    let mut addresses = node.addresses().await;
-    // What is told to others comes first: from beyond this machine, and TCP, which more let through.
-    addresses.sort_by_key(|address| (is_loopback(address), address.contains("/quic")));
+    let addresses = node.addresses().await;
     stages.done("identity", &crate::stages::short(&node.peer()));
     let shown = addresses.iter().filter_map(|address| Some(address.split_once("/p2p/")?.0));
     let shown: Vec<&str> = shown.collect();
@@ -205,10 +203,6 @@ fn welcome(stages: &Stages, started: &Started, settings: &Settings) {
     }
     stages.line(&format!("  ask        taimatsu --api {api} run smollm2:135m \"Hello\""));
     stages.line("  stop       Ctrl-C");
-}
-
-fn is_loopback(address: &str) -> bool {
-    address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/")
 }
 
 /// Whether the swarm was met. The node goes on trying either way.
