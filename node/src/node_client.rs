@@ -10,8 +10,9 @@ use reqwest::header::{self, HeaderMap, HeaderValue};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::api::control::{RunEvent, RunRequest, ScoreReply, ScoreRequest};
+use crate::api::control::{RunEvent, RunRequest};
 use crate::api::failures::ErrorReply;
+use crate::api::scoring::{ScoreReply, ScoreRequest};
 use crate::api_keys::ApiKeys;
 use crate::config;
 use crate::engine::{EngineError, Event, Question, Scores, Scoring};

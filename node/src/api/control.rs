@@ -7,7 +7,7 @@ use taimatsu_protocol::{Sampling, Span};
 
 use super::failures::WireFailure;
 use super::sampling::DEFAULT_TEMPERATURE;
-use crate::engine::{Message, Privacy, Prompt, Question, ReceiptState, RouteWish, Scoring};
+use crate::engine::{Message, Privacy, Prompt, Question, ReceiptState, RouteWish};
 
 /// `POST /taimatsu/v1/run`: answered by one [`RunEvent`] a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -213,62 +213,6 @@ impl Route {
     }
 }
 
-/// `POST /taimatsu/v1/score`: answered by a [`ScoreReply`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ScoreRequest {
-    /// As in [`Question::model`].
-    pub(crate) model: String,
-    /// The tokens.
-    pub(crate) ids: Vec<u32>,
-    /// Continuations wanted after each.
-    pub(crate) top: u8,
-    /// None: whatever is best.
-    #[serde(default)]
-    pub(crate) route: Option<Route>,
-    /// Who may see it.
-    #[serde(default)]
-    pub(crate) privacy: Privacy,
-}
-
-impl From<&Scoring> for ScoreRequest {
-    fn from(scoring: &Scoring) -> Self {
-        Self {
-            model: scoring.model.clone(),
-            ids: scoring.ids.clone(),
-            top: u8::try_from(scoring.top).unwrap_or(u8::MAX),
-            route: Route::of(scoring.route),
-            privacy: scoring.privacy,
-        }
-    }
-}
-
-impl From<ScoreRequest> for Scoring {
-    fn from(request: ScoreRequest) -> Self {
-        let ScoreRequest { model, ids, top, route, privacy } = request;
-        Self { model, ids, top: top.into(), route: Route::wish(route), privacy }
-    }
-}
-
-/// What may follow each token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ScoreReply {
-    /// One entry per token.
-    pub(crate) positions: Vec<ScoredPosition>,
-    /// Who computed it.
-    pub(crate) route: RunRoute,
-}
-
-/// What may follow one token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ScoredPosition {
-    /// The natural log probability of the token that does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) next: Option<f32>,
-    /// Id and natural log probability, best first. 32 bits each, and JSON keeps every one.
-    pub(crate) top: Vec<(u32, f32)>,
-}
-
 /// A line of the answer to a [`RunRequest`]: [`crate::engine::Event`] on the wire.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -426,6 +370,7 @@ impl TryFrom<RawSpan> for WireSpan {
 mod tests {
     use super::*;
     use crate::api::fake;
+    use crate::api::scoring::{ScoreReply, ScoredPosition};
     use crate::engine::{EngineError, Event, TokenEvent};
     use serde_json::{Value, json};
 

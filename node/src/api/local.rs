@@ -13,9 +13,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::asking::Asking;
-use super::control::{RunEvent, RunRequest, ScoreReply, ScoreRequest};
+use super::control::{RunEvent, RunRequest};
 use super::error::ApiError;
 use super::failures::WireFailure;
+use super::scoring::{ScoreReply, ScoreRequest};
 use super::{Api, body_of, sampling};
 use crate::engine::{EngineError, Event};
 

@@ -3,11 +3,11 @@
 
 use super::control::{
     Reason, RunEvent, RunFinished, RunHop, RunHost, RunReport, RunRoute, RunStarted, RunToken,
-    ScoreReply, ScoredPosition, WireSpan,
+    WireSpan,
 };
 use crate::engine::{
-    EngineError, Event, FinishReason, Finished, HopReport, Route, RouteHost, RouteReport, Score,
-    Scores, Started, TokenEvent,
+    EngineError, Event, FinishReason, Finished, HopReport, Route, RouteHost, RouteReport, Started,
+    TokenEvent,
 };
 
 impl From<Event> for RunEvent {
@@ -71,20 +71,6 @@ impl From<RunRoute> for Route {
     fn from(RunRoute { hosts }: RunRoute) -> Self {
         let host = |RunHost { peer, span: WireSpan(span) }| RouteHost { peer, span };
         Self { hosts: hosts.into_iter().map(host).collect() }
-    }
-}
-
-impl From<Scores> for ScoreReply {
-    fn from(Scores { rows, route }: Scores) -> Self {
-        let row = |Score { next, top }| ScoredPosition { next, top };
-        Self { positions: rows.into_iter().map(row).collect(), route: route.into() }
-    }
-}
-
-impl From<ScoreReply> for Scores {
-    fn from(ScoreReply { positions, route }: ScoreReply) -> Self {
-        let row = |ScoredPosition { next, top }| Score { next, top };
-        Self { rows: positions.into_iter().map(row).collect(), route: route.into() }
     }
 }
 
