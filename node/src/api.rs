@@ -25,6 +25,7 @@ mod order;
 mod reading;
 mod replies;
 mod sampling;
+pub(crate) mod scoring;
 mod server;
 mod sse;
 mod text_request;

@@ -243,7 +243,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let json = cli.global.json;
+    let (json, home) = (cli.global.json, cli.global.home.clone());
     crate::logging::start(cli.global.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -255,7 +255,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     runtime.shutdown_timeout(WIND_UP);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => report(&failure, json),
+        Err(failure) => report(&failure.at_home(home.as_deref()), json),
     }
 }
 

@@ -41,6 +41,21 @@ pub struct Question {
     pub privacy: Privacy,
 }
 
+/// A prompt whose tokens are to be scored.
+#[derive(Debug, Clone)]
+pub struct Scoring {
+    /// As in [`Question::model`].
+    pub model: String,
+    /// The prompt.
+    pub ids: Vec<u32>,
+    /// Continuations wanted after each.
+    pub top: usize,
+    /// As in [`Question::route`].
+    pub route: RouteWish,
+    /// As in [`Question::privacy`].
+    pub privacy: Privacy,
+}
+
 /// Who may see a question: a host of a span can rebuild it and its answer.
 #[derive(
     Debug,
@@ -63,6 +78,16 @@ pub enum Privacy {
     /// Whoever hosts it.
     #[default]
     Anyone,
+}
+
+impl fmt::Display for Privacy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Trusted => "trusted",
+            Self::Anyone => "anyone",
+        })
+    }
 }
 
 /// The forms of a prompt.
@@ -124,6 +149,8 @@ pub struct Started {
     pub fingerprint: String,
     /// The prompt's ids.
     pub prompt_tokens: Vec<u32>,
+    /// Who may see it: the narrower of what was asked for and what the node allows.
+    pub privacy: Privacy,
     /// Who computes.
     pub route: Route,
 }
@@ -296,14 +323,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Begins an answer. Everything that goes wrong later is [`Event::Failed`].
     fn ask(&self, question: Question) -> BoxFuture<'_, Result<Answer, EngineError>>;
 
-    /// What may follow each of `ids`, the `top` best of it.
-    fn score(
-        &self,
-        model: String,
-        ids: Vec<u32>,
-        top: usize,
-        route: RouteWish,
-    ) -> BoxFuture<'_, Result<Scores, EngineError>>;
+    /// What may follow each token of a prompt.
+    fn score(&self, scoring: Scoring) -> BoxFuture<'_, Result<Scores, EngineError>>;
 
     /// A model's tokens as text.
     fn vocabulary(&self, model: String) -> BoxFuture<'_, Result<Arc<dyn Vocabulary>, EngineError>>;

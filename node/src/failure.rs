@@ -2,8 +2,9 @@
 //! that scripts can rely on.
 
 use std::fmt;
+use std::path::Path;
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Privacy};
 
 /// Exit codes, as `taimatsu help` documents them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,18 @@ impl Failure {
     #[must_use]
     pub fn try_this(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(one_line(&remedy.into()));
+        self
+    }
+
+    /// The same for a caller who named this home: the command that is advised names it too.
+    #[must_use]
+    pub fn at_home(mut self, home: Option<&Path>) -> Self {
+        if let (Some(home), Some(remedy)) = (home, &mut self.remedy)
+            && let Some(rest) = remedy.strip_prefix("taimatsu ")
+            && !rest.contains("--home")
+        {
+            *remedy = format!("taimatsu --home {} {rest}", home.display());
+        }
         self
     }
 
@@ -149,8 +162,28 @@ impl From<EngineError> for Failure {
             EngineError::NoHost { .. } => Self::new(Code::Swarm, what)
                 .because("no node of the swarm announces it")
                 .try_this("host it: taimatsu up --serve MODEL, or give --bootstrap ADDR"),
+            EngineError::NoSuchRoute { wish: "any", .. } => Self::new(Code::Swarm, what)
+                .because("a host failed, and no other way is known")
+                .try_this("again in a moment"),
             EngineError::NoSuchRoute { .. } => {
                 Self::new(Code::Swarm, what).try_this("the same without --route")
+            }
+            EngineError::Private { model, privacy, of_node, .. } => {
+                let failure = Self::new(Code::Swarm, what);
+                let wider = if of_node { "start the node" } else { "ask" };
+                match privacy {
+                    Privacy::Local => failure
+                        .because("this node does not host the whole model")
+                        .try_this(format!(
+                            "taimatsu up --serve {model}, or {wider} with --privacy trusted"
+                        )),
+                    Privacy::Trusted | Privacy::Anyone => failure
+                        .because("no host that the owner of this node trusts announces them")
+                        .try_this(format!(
+                            "taimatsu up --trust PEER (taimatsu map {model} shows hosts), or {wider} \
+                             with --privacy anyone"
+                        )),
+                }
             }
             EngineError::Busy { .. } => Self::new(Code::Swarm, what).try_this("again in a moment"),
             EngineError::PeerFailed { .. } | EngineError::PeerTimeout { .. } => {
@@ -195,6 +228,17 @@ mod tests {
         let text = failure.to_string();
         assert_eq!(text, "error: a b\n  cause: many lines of cause\n  try:   this then that");
         assert!(text.lines().count() <= 4);
+    }
+
+    #[test]
+    fn advice_keeps_to_the_home_that_was_named() {
+        let said = |remedy: &str, home: Option<&str>| {
+            let failure = Failure::new(Code::NoNode, "no").try_this(remedy);
+            failure.at_home(home.map(Path::new)).to_json()["error"]["try"].take()
+        };
+        assert_eq!(said("taimatsu up", Some("b")), "taimatsu --home b up");
+        assert_eq!(said("taimatsu up", None), "taimatsu up");
+        assert_eq!(said("on another node: taimatsu up", Some("b")), "on another node: taimatsu up");
     }
 
     #[test]

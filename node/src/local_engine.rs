@@ -10,7 +10,9 @@ use taimatsu_protocol::Span;
 
 use crate::answering::{self, Begun, Blame, Source};
 use crate::driver::hosting;
-use crate::engine::{Answer, EngineError, Question, ReceiptState, Route, RouteWish, Score, Scores};
+use crate::engine::{
+    Answer, EngineError, Privacy, Question, ReceiptState, Route, RouteWish, Score, Scores,
+};
 use crate::library::KnownModel;
 use crate::question::{Prepared, failed_here, prepare};
 use crate::run::{Run, RunFailure, Task};
@@ -36,7 +38,7 @@ impl LocalEngine {
     ///
     /// # Errors
     /// What is wrong with the question, or with the model's file.
-    pub(crate) async fn ask(&self, question: Question) -> Result<Answer, EngineError> {
+    pub(crate) async fn ask(&self, mut question: Question) -> Result<Answer, EngineError> {
         let asked = Instant::now();
         if question.route != RouteWish::Any {
             return Err(EngineError::Invalid {
@@ -44,6 +46,7 @@ impl LocalEngine {
                 message: "a route needs a running node".into(),
             });
         }
+        question.privacy = Privacy::Local;
         let Prepared { task, frame } = prepare(self.model.clone(), question, asked).await?;
         if task.max_tokens == 0 {
             return Ok(answering::nothing(frame));

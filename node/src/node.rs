@@ -15,18 +15,18 @@ use taimatsu_network::{
 use taimatsu_peer::Input;
 use taimatsu_protocol::announcement::{Answer, MAX_QUERY, Query};
 use taimatsu_protocol::codec::BoundedVec;
-use taimatsu_protocol::{SwarmId, codec};
+use taimatsu_protocol::{PeerId, SwarmId, codec};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::driver::chain_run::Caller;
 use crate::driver::clock::Clock;
 use crate::driver::hop_task::HopEvent;
-use crate::driver::hosting;
 use crate::driver::judge::Judge;
 use crate::driver::prekeys::PrekeyRing;
 use crate::driver::registry::Registry;
 use crate::driver::serving::{Hosted, Serving};
+use crate::driver::{directory, hosting};
 use crate::engine::SharedEngine;
 use crate::failure::{Code, Failure};
 use crate::good_peers::GoodPeers;
@@ -229,6 +229,7 @@ impl Node {
     pub async fn drain(&self, hurry: impl Future<Output = ()>) {
         self.gate.drain();
         self.judge.tell(Input::Drain).await;
+        directory::say_goodbye(&self.network, &self.judge).await;
         for key in &self.keys {
             self.network.stop_providing(*key).await;
         }
@@ -315,7 +316,7 @@ async fn serve(mut incoming: mpsc::Receiver<Incoming>, serving: Serving, library
                 };
                 let (judge, library) = (serving.judge.clone(), library.clone());
                 tokio::spawn(async move {
-                    answer(&bytes, reply, &judge, library).await;
+                    answer(peer, &bytes, reply, &judge, library).await;
                     drop(permit);
                 });
             }
@@ -323,10 +324,20 @@ async fn serve(mut incoming: mpsc::Receiver<Incoming>, serving: Serving, library
     }
 }
 
-async fn answer(bytes: &[u8], reply: oneshot::Sender<Vec<u8>>, judge: &Judge, library: Library) {
+async fn answer(
+    peer: PeerId,
+    bytes: &[u8],
+    reply: oneshot::Sender<Vec<u8>>,
+    judge: &Judge,
+    library: Library,
+) {
     let answer = match codec::decode::<Query>(bytes, MAX_QUERY) {
         Ok(Query::Announcements { model }) => {
             Answer::Announcements(BoundedVec::truncated(judge.answer(model).await))
+        }
+        Ok(Query::Announce(told)) => {
+            directory::heard(judge, peer, told).await;
+            Answer::Announcements(BoundedVec::truncated([]))
         }
         Ok(Query::Blob { digest }) => {
             let found = tokio::task::spawn_blocking(move || library.blob(&digest)).await;

@@ -10,11 +10,12 @@ use reqwest::header::{self, HeaderMap, HeaderValue};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::api::control::{Route, RunEvent, RunRequest, ScoreReply, ScoreRequest};
+use crate::api::control::{RunEvent, RunRequest};
 use crate::api::failures::ErrorReply;
+use crate::api::scoring::{ScoreReply, ScoreRequest};
 use crate::api_keys::ApiKeys;
 use crate::config;
-use crate::engine::{EngineError, Event, Question, RouteWish, Scores};
+use crate::engine::{EngineError, Event, Question, Scores, Scoring};
 use crate::failure::{Code, Failure};
 
 /// How long a node may take to say that it is there.
@@ -119,19 +120,8 @@ impl NodeClient {
     }
 
     /// Scores.
-    pub(crate) async fn score(
-        &self,
-        model: &str,
-        ids: &[u32],
-        top: usize,
-        route: RouteWish,
-    ) -> Result<Scores, Failure> {
-        let request = ScoreRequest {
-            model: model.to_owned(),
-            ids: ids.to_vec(),
-            top: u8::try_from(top).unwrap_or(u8::MAX),
-            route: Route::of(route),
-        };
+    pub(crate) async fn score(&self, scoring: &Scoring) -> Result<Scores, Failure> {
+        let request = ScoreRequest::from(scoring);
         let sent = self.http.post(self.url("/taimatsu/v1/score")).json(&request).send().await;
         Ok(self.read::<ScoreReply>(sent).await?.into())
     }

@@ -36,7 +36,8 @@ pub(crate) async fn prepare(
     question: Question,
     asked: Instant,
 ) -> Result<Prepared, EngineError> {
-    let Question { prompt, sampling, max_tokens, stop, ignore_eos, logprobs, .. } = question;
+    let Question { prompt, sampling, max_tokens, stop, ignore_eos, logprobs, privacy, .. } =
+        question;
     if let Some((param, range)) = sampling.out_of_range() {
         let message = format!("{param} must be {range}");
         return Err(EngineError::Invalid { param, message });
@@ -57,6 +58,7 @@ pub(crate) async fn prepare(
         model: model.name.clone(),
         fingerprint: fingerprint(&model.id),
         prompt_tokens: ids.clone(),
+        privacy,
         route: Route::default(),
     };
     let kind = Kind::Generate { sampling, end_ids: end_ids.clone(), logprobs };

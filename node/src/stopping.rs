@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::engine::{
-    Answer, EVENTS, Engine, EngineError, Event, ModelState, Question, RouteWish, Scores, Vocabulary,
+    Answer, EVENTS, Engine, EngineError, Event, ModelState, Question, Scores, Scoring, Vocabulary,
 };
 
 /// How long the last word of an answer waits for a reader that is slow.
@@ -104,17 +104,11 @@ impl<E: Engine> Engine for Gated<E> {
         .boxed()
     }
 
-    fn score(
-        &self,
-        model: String,
-        ids: Vec<u32>,
-        top: usize,
-        route: RouteWish,
-    ) -> BoxFuture<'_, Result<Scores, EngineError>> {
+    fn score(&self, scoring: Scoring) -> BoxFuture<'_, Result<Scores, EngineError>> {
         async move {
             let _pass = self.gate.enter()?;
             tokio::select! {
-                scores = self.engine.score(model, ids, top, route) => scores,
+                scores = self.engine.score(scoring) => scores,
                 () = self.gate.over() => Err(EngineError::Stopping),
             }
         }
@@ -180,7 +174,7 @@ async fn pass_on(mut events: mpsc::Receiver<Event>, to: mpsc::Sender<Event>, pas
 mod tests {
     use super::*;
     use crate::api::fake::{self, Fake};
-    use crate::engine::{Privacy, Prompt};
+    use crate::engine::{Privacy, Prompt, RouteWish};
     use taimatsu_protocol::Sampling;
 
     fn question() -> Question {
@@ -205,7 +199,9 @@ mod tests {
         let mut answer = gated.ask(question()).await.unwrap();
         gated.gate.drain();
         assert!(matches!(gated.ask(question()).await, Err(EngineError::Stopping)));
-        let scored = gated.score("m".into(), vec![1], 1, RouteWish::Any).await;
+        let Question { model, route, privacy, .. } = question();
+        let scoring = Scoring { model, ids: vec![1], top: 1, route, privacy };
+        let scored = gated.score(scoring).await;
         assert!(matches!(scored, Err(EngineError::Stopping)));
         hand.events.send(fake::token(7, "a")).await.unwrap();
         assert!(matches!(answer.events.recv().await, Some(Event::Token(_))));

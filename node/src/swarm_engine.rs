@@ -19,7 +19,7 @@ use crate::driver::judge::{Coverage, Judge};
 use crate::driver::serving::Hosted;
 use crate::driver::{blobs, directory};
 use crate::engine::{
-    Answer, Engine, EngineError, ModelState, Privacy, Question, RouteWish, Scores, Vocabulary,
+    Answer, Engine, EngineError, ModelState, Privacy, Question, Scores, Scoring, Vocabulary,
 };
 use crate::ledger::Ledger;
 use crate::library::{self, KnownModel, Library};
@@ -45,12 +45,12 @@ pub(crate) struct SwarmEngine {
 }
 
 impl Engine for SwarmEngine {
-    fn ask(&self, question: Question) -> BoxFuture<'_, Result<Answer, EngineError>> {
+    fn ask(&self, mut question: Question) -> BoxFuture<'_, Result<Answer, EngineError>> {
         async move {
             let asked = Instant::now();
             let model = self.resolve(&question.model).await?;
-            let wish = question.route;
-            let privacy = question.privacy.min(self.privacy);
+            let (wish, privacy) = (question.route, question.privacy.min(self.privacy));
+            question.privacy = privacy;
             let id = question.id.clone();
             let Prepared { task, frame } = prepare(model.clone(), question, asked).await?;
             if task.max_tokens == 0 {
@@ -62,14 +62,9 @@ impl Engine for SwarmEngine {
         .boxed()
     }
 
-    fn score(
-        &self,
-        model: String,
-        ids: Vec<u32>,
-        top: usize,
-        route: RouteWish,
-    ) -> BoxFuture<'_, Result<Scores, EngineError>> {
+    fn score(&self, scoring: Scoring) -> BoxFuture<'_, Result<Scores, EngineError>> {
         async move {
+            let Scoring { model, ids, top, route, privacy } = scoring;
             let model = self.resolve(&model).await?;
             let top =
                 u8::try_from(top).ok().filter(|top| (1..=MAX_TOP).contains(&usize::from(*top)));
@@ -78,7 +73,8 @@ impl Engine for SwarmEngine {
                 message: format!("a node scores the 1 to {MAX_TOP} best continuations"),
             })?;
             let task = score_task(&model, ids, top)?;
-            answering::scores(SwarmSource::new(self, model, task, route, self.privacy)).await
+            let privacy = privacy.min(self.privacy);
+            answering::scores(SwarmSource::new(self, model, task, route, privacy)).await
         }
         .boxed()
     }

@@ -71,7 +71,7 @@ impl SwarmSource {
             RouteWish::Local => return Err(self.no_such_route()),
         };
         let privacy = match self.privacy {
-            Privacy::Local => return Err(self.private()),
+            Privacy::Local => return Err(self.private(self.not_hosted_here())),
             Privacy::Trusted => peer::Privacy::Trusted,
             Privacy::Anyone => peer::Privacy::Anyone,
         };
@@ -106,13 +106,10 @@ impl SwarmSource {
             {
                 self.no_such_route()
             }
-            RouteError::Plan(PlanError::Uncovered { missing }) => {
-                let model = match self.privacy {
-                    Privacy::Trusted => format!("{model} (trusted hosts alone)"),
-                    Privacy::Local | Privacy::Anyone => model,
-                };
-                EngineError::Uncovered { model, missing }
-            }
+            RouteError::Plan(PlanError::Uncovered { missing }) => match self.privacy {
+                Privacy::Trusted => self.private(missing),
+                Privacy::Local | Privacy::Anyone => EngineError::Uncovered { model, missing },
+            },
             RouteError::Plan(PlanError::NoSuchRoute) => self.no_such_route(),
             RouteError::Plan(PlanError::NoCapacity) | RouteError::Busy => {
                 EngineError::Busy { cause, retry_ms: RETRY_MS }
@@ -120,9 +117,33 @@ impl SwarmSource {
         }
     }
 
-    /// The question may not leave this node, which does not host the whole model.
-    fn private(&self) -> EngineError {
-        EngineError::NoSuchRoute { model: self.model.name.clone(), wish: "local" }
+    /// Those who may see the question lack these blocks.
+    fn private(&self, missing: Vec<[u32; 2]>) -> EngineError {
+        EngineError::Private {
+            model: self.model.name.clone(),
+            privacy: self.privacy,
+            of_node: self.privacy == self.engine.privacy,
+            missing,
+        }
+    }
+
+    /// What this node cannot compute by itself: of a model in several spans, what none of them
+    /// holds, or all of it where they only cover it together.
+    fn not_hosted_here(&self) -> Vec<[u32; 2]> {
+        let hosted = self.engine.hosted.borrow();
+        let here = |block| {
+            let of_model = hosted.iter().filter(|hosted| hosted.model == self.model.id);
+            of_model.map(|hosted| hosted.worker.span().blocks()).any(|span| span.contains(&block))
+        };
+        let mut missing: Vec<[u32; 2]> = Vec::new();
+        let all = self.model.manifest.blocks;
+        for block in (0..all).filter(|block| !here(*block)) {
+            match missing.last_mut().filter(|last| last[1] + 1 == block) {
+                Some(last) => last[1] = block,
+                None => missing.push([block, block]),
+            }
+        }
+        if missing.is_empty() { vec![[0, all.saturating_sub(1)]] } else { missing }
     }
 
     fn no_such_route(&self) -> EngineError {

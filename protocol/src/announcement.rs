@@ -95,12 +95,14 @@ pub enum Query {
         /// BLAKE3 of the blob.
         digest: Digest,
     },
+    /// An announcement of the asker's own that is not to wait until it is asked for: it is leaving.
+    Announce(SignedBytes),
 }
 
 /// The answer to a [`Query`]; nothing in it is believed before it is checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// Signed announcements.
+    /// Signed announcements; none where one was told.
     Announcements(BoundedVec<SignedBytes, 256>),
     /// The blob, if it is held.
     Blob(Option<BoundedBytes<MAX_ANSWER>>),

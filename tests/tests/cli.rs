@@ -435,8 +435,8 @@ fn what_a_killed_node_leaves_is_in_nobodys_way() {
     let next = up(&machine, &[]);
     assert_eq!(next.peer, peer, "it is the same node");
     assert_eq!(machine.run(&["status", "--json"]).json()["peer"], *peer);
-    let mode = std::fs::metadata(home.join("node.key")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(home.join("node.key")), mode(home)), (0o600, 0o700));
 }
 
 #[test]

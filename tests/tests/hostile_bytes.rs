@@ -241,6 +241,7 @@ fn records_and_queries() {
             Query::Announcements { model: Some(ModelId::of(b"m")) },
             Query::Announcements { model: None },
             Query::Blob { digest: Digest::of(b"b") },
+            Query::Announce(announced()),
         ],
     );
     wire_type(

@@ -337,6 +337,25 @@ fn a_host_that_is_told_to_stop_takes_nobody_new_and_says_so() {
 }
 
 #[test]
+fn a_host_that_says_goodbye_is_not_asked_again_and_not_blamed() {
+    let chain = Chain::stand(&[], &[]);
+    assert!(chain.ask(2).last()["finished"].is_object());
+    chain.first.signal("TERM");
+    assert_eq!(chain.first.said().status.code(), Some(0));
+    for _ in 0..3 {
+        let body = question(TINY, &[504, 412, 89], 2, "chain");
+        let said = chain.asker.post("/taimatsu/v1/run", &body).text().unwrap();
+        assert!(said.contains("failed"), "{said}");
+    }
+    let known = chain.client.run(&["reputation", "--json"]).json();
+    let peers = known["peers"].as_array().unwrap();
+    assert_eq!(peers.len(), 2, "{known}");
+    for peer in peers {
+        assert_eq!(peer["available"]["bad"], 0.0, "{known}");
+    }
+}
+
+#[test]
 fn a_drain_ends_when_its_time_is_over() {
     let limit = ["--upload-kib-per-second", SLOW];
     let chain = Chain::stand(&limit, &["--drain-seconds", "0"]);

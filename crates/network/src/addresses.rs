@@ -28,6 +28,12 @@ pub fn is_direct(address: &Multiaddr) -> bool {
     !address.iter().any(|part| matches!(part, Protocol::P2pCircuit))
 }
 
+/// The order in which a node tells its own: from beyond this machine first, and TCP, which more
+/// networks let through, before QUIC.
+pub(crate) fn nearness(address: &Multiaddr) -> (bool, bool) {
+    (is_loopback(address), address.iter().any(|part| matches!(part, Protocol::QuicV1)))
+}
+
 /// Whether a name stands in it.
 pub(crate) fn has_name(address: &Multiaddr) -> bool {
     address.iter().any(|part| {
@@ -82,6 +88,20 @@ mod tests {
         let ours = ours(peer).unwrap();
         assert_eq!(ours.to_string(), peer.to_string());
         assert_eq!(theirs(ours), peer);
+    }
+
+    #[test]
+    fn what_others_can_dial_comes_first() {
+        let wanted = [
+            "/ip4/10.0.0.1/tcp/1",
+            "/ip4/10.0.0.1/udp/1/quic-v1",
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip4/127.0.0.1/udp/1/quic-v1",
+        ]
+        .map(address);
+        let mut told = [3, 1, 2, 0].map(|at: usize| wanted[at].clone());
+        told.sort_by_key(nearness);
+        assert_eq!(told, wanted);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, identify, mdns, ping};
 use taimatsu_protocol as protocol;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::addresses::{is_dialable, ours, worth_keeping};
+use crate::addresses::{is_dialable, nearness, ours, worth_keeping};
 use crate::asks::Answered;
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::discovery::{Discovery, Found};
@@ -336,7 +336,10 @@ impl EventLoop {
     fn addresses(&self) -> Vec<Multiaddr> {
         let me = *self.swarm.local_peer_id();
         let dialable = self.swarm.listeners().filter(|address| is_dialable(address));
-        dialable.filter_map(|address| address.clone().with_p2p(me).ok()).collect()
+        let addressed = dialable.filter_map(|address| address.clone().with_p2p(me).ok());
+        let mut addresses: Vec<Multiaddr> = addressed.collect();
+        addresses.sort_by_key(nearness);
+        addresses
     }
 
     fn status(&mut self) -> NetworkStatus {

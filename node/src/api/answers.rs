@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use crate::api::access::Access;
     use crate::api::fake::{self, Fake};
-    use crate::engine::{RouteReport, TokenEvent};
+    use crate::engine::{Privacy, RouteReport, RouteWish, TokenEvent};
     use axum::http::StatusCode;
     use serde_json::{Value, json};
     use std::sync::Arc;
@@ -323,8 +323,13 @@ mod tests {
     async fn the_tokens_of_a_prompt_have_their_log_probabilities() {
         let change = json!({"prompt": [97, 98], "echo": true, "max_tokens": 0, "logprobs": 1});
         let said = vec![fake::started(), fake::finished("", Default::default())];
-        let (_, _, body) =
-            fake::json_reply(Fake::saying(said).router(), text(change.clone())).await;
+        let mut change = change;
+        change["taimatsu"] = json!({"route": "whole", "privacy": "trusted"});
+        let fake = Arc::new(Fake::saying(said));
+        let router = crate::api::router(fake.clone(), || 5, Access::everybody());
+        let (_, _, body) = fake::json_reply(router, text(change.clone())).await;
+        let scored = fake.scored.lock().unwrap().pop().unwrap();
+        assert_eq!((scored.route, scored.privacy), (RouteWish::Whole, Privacy::Trusted));
         let wanted = json!({
             "tokens": ["a", "b"], "token_logprobs": [null, -0.5],
             "top_logprobs": [null, {"<|end|>": -0.1, "b": -0.5}],
@@ -335,7 +340,6 @@ mod tests {
         let token = TokenEvent { id: 99, text: "c".into(), logprob: Some(-0.75), top: vec![] };
         let said =
             vec![fake::started(), Event::Token(token), fake::finished("", Default::default())];
-        let mut change = change;
         change["max_tokens"] = json!(1);
         let (_, _, body) = fake::json_reply(Fake::saying(said).router(), text(change)).await;
         let logs = &body["choices"][0]["logprobs"];
@@ -360,6 +364,7 @@ mod tests {
         let router = Fake::saying(said()).router();
         let (_, _, body) = fake::json_reply(router, fake::chat(json!({"taimatsu": true}))).await;
         let label = &body["taimatsu"];
+        assert_eq!(label["privacy"], "trusted");
         assert_eq!(label["tokens"], json!([11, 12]));
         assert_eq!(label["prompt_tokens"], json!([1, 2, 3]));
         assert_eq!((&label["route"][0]["peer"], &label["sealed"]), (&json!("a"), &json!(true)));

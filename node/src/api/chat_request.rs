@@ -397,8 +397,36 @@ mod tests {
             let manner = parse(json!({"taimatsu": {"route": word}})).unwrap().manner;
             assert_eq!((manner.route, manner.label), (wish, true));
         }
-        let manner = parse(json!({"taimatsu": {"route": null, "later": 1}})).unwrap().manner;
+        let manner = parse(json!({"taimatsu": {"route": null}})).unwrap().manner;
         assert_eq!((manner.route, manner.label), (RouteWish::Any, true));
+    }
+
+    #[test]
+    fn our_own_settings_are_heeded_or_refused() {
+        for (change, key, hint) in [
+            (json!({"taimatsu": {"Privacy": "local"}}), "taimatsu.Privacy", "`taimatsu.privacy`"),
+            (json!({"taimatsu": {"privcy": "local"}}), "taimatsu.privcy", "`taimatsu.privacy`"),
+            (json!({"taimatsu": {"later": null}}), "taimatsu.later", "route and privacy"),
+            (json!({"taimatsu": false, "privacy": "local"}), "privacy", "`taimatsu.privacy`"),
+            (json!({"Taimatsu": {"privacy": "local"}}), "Taimatsu", "`taimatsu.privacy`"),
+            (
+                json!({"stream_options": {"taimatsu": {"privacy": "local"}}}),
+                "stream_options.taimatsu.privacy",
+                "at the top",
+            ),
+            (
+                json!({"stream_options": {"privacy": "local"}}),
+                "stream_options.privacy",
+                "`taimatsu.privacy`",
+            ),
+        ] {
+            let error = parse(change).unwrap_err();
+            assert_eq!((&error["param"], &error["code"]), (&json!(key), &json!("invalid_value")));
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(hint), "{message}");
+        }
+        let manner = parse(json!({"taimatsu": {"privacy": "local"}, "user": "u"})).unwrap().manner;
+        assert_eq!(manner.privacy, crate::engine::Privacy::Local);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::engine::{Message, Privacy, Prompt, Question, ReceiptState, RouteWish}
 
 /// `POST /taimatsu/v1/run`: answered by one [`RunEvent`] a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)] // An ignored wish for privacy would be a leak.
 pub(crate) struct RunRequest {
     /// As in [`Question::model`].
     pub(crate) model: String,
@@ -213,39 +214,6 @@ impl Route {
     }
 }
 
-/// `POST /taimatsu/v1/score`: answered by a [`ScoreReply`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ScoreRequest {
-    /// As in [`Question::model`].
-    pub(crate) model: String,
-    /// The tokens.
-    pub(crate) ids: Vec<u32>,
-    /// Continuations wanted after each.
-    pub(crate) top: u8,
-    /// None: whatever is best.
-    #[serde(default)]
-    pub(crate) route: Option<Route>,
-}
-
-/// What may follow each token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ScoreReply {
-    /// One entry per token.
-    pub(crate) positions: Vec<ScoredPosition>,
-    /// Who computed it.
-    pub(crate) route: RunRoute,
-}
-
-/// What may follow one token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ScoredPosition {
-    /// The natural log probability of the token that does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) next: Option<f32>,
-    /// Id and natural log probability, best first. 32 bits each, and JSON keeps every one.
-    pub(crate) top: Vec<(u32, f32)>,
-}
-
 /// A line of the answer to a [`RunRequest`]: [`crate::engine::Event`] on the wire.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -271,6 +239,8 @@ pub(crate) struct RunStarted {
     pub(crate) fingerprint: String,
     /// The prompt's ids.
     pub(crate) prompt_tokens: Vec<u32>,
+    /// Who may see it.
+    pub(crate) privacy: Privacy,
     /// Who computes.
     pub(crate) route: RunRoute,
 }
@@ -401,6 +371,7 @@ impl TryFrom<RawSpan> for WireSpan {
 mod tests {
     use super::*;
     use crate::api::fake;
+    use crate::api::scoring::{ScoreReply, ScoredPosition};
     use crate::engine::{EngineError, Event, TokenEvent};
     use serde_json::{Value, json};
 

@@ -190,6 +190,13 @@ impl From<EngineError> for ApiError {
                     .with("missing", json!(missing))
                     .retry(Retry::Useless(NEW_HOSTS_SECS))
             }
+            EngineError::Private { model, privacy, missing, .. } => {
+                Self::server(StatusCode::SERVICE_UNAVAILABLE, "no_private_route", text)
+                    .with("model", json!(model))
+                    .with("privacy", json!(privacy))
+                    .with("missing", json!(missing))
+                    .retry(Retry::Useless(NEW_HOSTS_SECS))
+            }
             EngineError::NoHost { .. } | EngineError::NoSuchRoute { .. } => {
                 Self::server(StatusCode::SERVICE_UNAVAILABLE, "no_route", text)
                     .retry(Retry::Useless(NEW_HOSTS_SECS))
@@ -278,6 +285,7 @@ mod tests {
             (503, "server_error", "coverage_incomplete", Value::Null),
             (503, "server_error", "no_route", Value::Null),
             (503, "server_error", "no_route", Value::Null),
+            (503, "server_error", "no_private_route", Value::Null),
             (429, "rate_limit_error", "queue_full", Value::Null),
             (502, "server_error", "peer_failed", Value::Null),
             (504, "server_error", "peer_timeout", Value::Null),

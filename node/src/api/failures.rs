@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::control::WireSpan;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Privacy};
 
 /// An [`EngineError`] in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ enum Kind {
     NoHost { model: String },
     #[serde(rename = "no_route")]
     NoSuchRoute { model: String, wish: String },
+    #[serde(rename = "no_private_route")]
+    Private { model: String, privacy: Privacy, of_node: bool, missing: Vec<[u32; 2]> },
     #[serde(rename = "queue_full")]
     Busy { cause: String, retry_ms: u32 },
     #[serde(rename = "peer_failed")]
@@ -56,6 +58,9 @@ impl From<EngineError> for WireFailure {
             EngineError::NoHost { model } => Kind::NoHost { model },
             EngineError::NoSuchRoute { model, wish } => {
                 Kind::NoSuchRoute { model, wish: wish.into() }
+            }
+            EngineError::Private { model, privacy, of_node, missing } => {
+                Kind::Private { model, privacy, of_node, missing }
             }
             EngineError::Busy { cause, retry_ms } => Kind::Busy { cause, retry_ms },
             EngineError::PeerFailed { peer, span, cause } => {
@@ -83,6 +88,9 @@ impl From<WireFailure> for EngineError {
             Kind::NoHost { model } => Self::NoHost { model },
             Kind::NoSuchRoute { model, wish } => {
                 Self::NoSuchRoute { model, wish: known(&WISHES, &wish) }
+            }
+            Kind::Private { model, privacy, of_node, missing } => {
+                Self::Private { model, privacy, of_node, missing }
             }
             Kind::Busy { cause, retry_ms } => Self::Busy { cause, retry_ms },
             Kind::PeerFailed { peer, span, cause } => {

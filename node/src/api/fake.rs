@@ -15,9 +15,9 @@ use tower::ServiceExt;
 
 use super::access::Access;
 use crate::engine::{
-    Answer, Engine, EngineError, Event, FinishReason, Finished, HopReport, ModelState, Question,
-    ReceiptState, Route, RouteHost, RouteReport, RouteWish, Score, Scores, Started, TokenEvent,
-    Vocabulary,
+    Answer, Engine, EngineError, Event, FinishReason, Finished, HopReport, ModelState, Privacy,
+    Question, ReceiptState, Route, RouteHost, RouteReport, Score, Scores, Scoring, Started,
+    TokenEvent, Vocabulary,
 };
 
 /// An engine that does what it is told.
@@ -27,6 +27,8 @@ pub(crate) struct Fake {
     answers: Mutex<VecDeque<Result<Answer, EngineError>>>,
     /// What it says about models.
     pub(crate) models: Vec<ModelState>,
+    /// What it was asked to score.
+    pub(crate) scored: Mutex<Vec<Scoring>>,
     /// What it was asked.
     pub(crate) asked: Mutex<Vec<Question>>,
     /// What it says to the next request for scores.
@@ -100,13 +102,9 @@ impl Engine for Fake {
         Box::pin(async move { answer.expect("the test meant this engine to be asked") })
     }
 
-    fn score(
-        &self,
-        _model: String,
-        ids: Vec<u32>,
-        top: usize,
-        _route: RouteWish,
-    ) -> BoxFuture<'_, Result<Scores, EngineError>> {
+    fn score(&self, scoring: Scoring) -> BoxFuture<'_, Result<Scores, EngineError>> {
+        let (ids, top) = (scoring.ids.clone(), scoring.top);
+        self.scored.lock().unwrap().push(scoring);
         let told = self.scores.lock().unwrap().take();
         let row =
             |next| Score { next, top: (0..top).map(|k| (k as u32, -0.1 - k as f32)).collect() };
@@ -185,7 +183,13 @@ pub(crate) fn started() -> Event {
 /// The same, computed there.
 pub(crate) fn started_on(route: Route) -> Event {
     let (model, fingerprint) = ("smollm2:135m".into(), "fp_1".into());
-    Event::Started(Started { model, fingerprint, prompt_tokens: vec![1, 2, 3], route })
+    Event::Started(Started {
+        model,
+        fingerprint,
+        prompt_tokens: vec![1, 2, 3],
+        privacy: Privacy::Trusted,
+        route,
+    })
 }
 
 /// The route of [`two_hops`].
@@ -240,6 +244,12 @@ pub(crate) fn every_error() -> Vec<EngineError> {
         EngineError::Uncovered { model: "m".into(), missing: vec![[10, 19], [25, 29]] },
         EngineError::NoHost { model: "m".into() },
         EngineError::NoSuchRoute { model: "m".into(), wish: "chain" },
+        EngineError::Private {
+            model: "m".into(),
+            privacy: Privacy::Trusted,
+            of_node: true,
+            missing: vec![[0, 9]],
+        },
         EngineError::Busy { cause: "no KV".into(), retry_ms: 1500 },
         peer_failed(),
         EngineError::PeerTimeout { peer: "12D3peer".into(), span },

@@ -1,5 +1,5 @@
-//! Reading a JSON object that strangers wrote: null is absent, an unknown key is nothing, and a
-//! wrong type is an error that names the key.
+//! Reading a JSON object that strangers wrote: null is absent, an unknown key is nothing
+//! (but among our own settings), and a wrong type is an error that names the key.
 
 use serde_json::{Map, Value};
 
@@ -7,6 +7,12 @@ use super::error::ApiError;
 
 /// Integers up to here are exact in every JSON library, also in those that write 1 as 1.0.
 const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// From here on, a wrong word is taken for a right one misspelt.
+const ALIKE: f64 = 0.8;
+
+/// Letters of an unknown key that are shown.
+const SHOWN: usize = 60;
 
 /// A JSON object, and where it stands in the request.
 pub(super) struct Fields<'a> {
@@ -24,6 +30,34 @@ impl<'a> Fields<'a> {
     /// The key's full path, as `param` names it.
     pub(super) fn path(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
+    }
+
+    /// The keys that have a value.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.map.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key.as_str())
+    }
+
+    /// Refuses every key but these, whatever its value.
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), ApiError> {
+        let Some(key) = self.map.keys().find(|key| !known.contains(&key.as_str())) else {
+            return Ok(());
+        };
+        let alike = |known: &&&str| strsim::jaro_winkler(&key.to_lowercase(), known);
+        let nearest = known.iter().max_by(|a, b| alike(a).total_cmp(&alike(b)));
+        let hint = match nearest.filter(|known| alike(known) >= ALIKE) {
+            Some(known) => format!("did you mean `{}`?", self.path(known)),
+            None if known.is_empty() => "settings stand in `taimatsu`, at the top".to_owned(),
+            None => format!("known are {}", known.join(" and ")),
+        };
+        Err(self.unknown(key, &hint))
+    }
+
+    /// A key that nobody heeds.
+    pub(super) fn unknown(&self, key: &str, hint: &str) -> ApiError {
+        let shown: String = key.chars().take(SHOWN).collect();
+        let path = self.path(&shown);
+        let message = format!("`{path}` is no setting; {hint}");
+        ApiError::invalid(path, message)
     }
 
     /// The key's value; none for null.

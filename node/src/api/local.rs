@@ -13,9 +13,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::asking::Asking;
-use super::control::{Route, RunEvent, RunRequest, ScoreReply, ScoreRequest};
+use super::control::{RunEvent, RunRequest};
 use super::error::ApiError;
 use super::failures::WireFailure;
+use super::scoring::{ScoreReply, ScoreRequest};
 use super::{Api, body_of, sampling};
 use crate::engine::{EngineError, Event};
 
@@ -40,8 +41,8 @@ pub(super) async fn run(State(api): State<Api>, request: Request) -> Result<Resp
 
 /// `POST /taimatsu/v1/score`.
 pub(super) async fn score(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
-    let ScoreRequest { model, ids, top, route } = read(request).await?;
-    let scored = api.engine.score(model, ids, top.into(), Route::wish(route)).await;
+    let request: ScoreRequest = read(request).await?;
+    let scored = api.engine.score(request.into()).await;
     let scores = scored.map_err(whole)?;
     Ok(Json(ScoreReply::from(scores)).into_response())
 }

@@ -11,7 +11,7 @@ use super::choice::{Choice, Echo};
 use super::logprobs::text_of;
 use super::order::Order;
 use super::reading;
-use crate::engine::{EngineError, Event, Prompt, Route, SharedEngine, Vocabulary};
+use crate::engine::{EngineError, Event, Prompt, Route, Scoring, SharedEngine, Vocabulary};
 
 /// Prompts that are scored at a time, for one request.
 const SCORED_AT_A_TIME: usize = 4;
@@ -117,8 +117,14 @@ async fn echo(
         }
     };
     // A scoring session gives one continuation at least.
-    let (top, route) = (usize::from(top.max(1)), order.manner.route);
-    let scores = engine.score(order.model.clone(), ids.clone(), top, route).await?;
+    let scoring = Scoring {
+        model: order.model.clone(),
+        ids: ids.clone(),
+        top: usize::from(top.max(1)),
+        route: order.manner.route,
+        privacy: order.manner.privacy,
+    };
+    let scores = engine.score(scoring).await?;
     let echo = Echo { text, scored: Some((ids, scores.rows)) };
     Ok((Arc::new(echo), scores.route))
 }

@@ -126,12 +126,19 @@ impl Manner {
     /// Reads it. `draw` gives the seed where there is none.
     pub(super) fn read(fields: &Fields<'_>, draw: fn() -> u64) -> Result<Self, ApiError> {
         let Chosen { sampling, drawn } = sampling::read(fields, draw)?;
+        misplaced(fields)?;
         let Settings { mut label, route, privacy } = taimatsu(fields)?;
         let mut include_usage = false;
         if let Some(map) = fields.object("stream_options")? {
             let options = Fields::new(map, "stream_options.");
             include_usage = options.flag("include_usage")?.unwrap_or(false);
-            label |= switch(&options, "taimatsu")?.is_some();
+            misplaced(&options)?;
+            if let Some(settings) = switch(&options, "taimatsu")? {
+                label = true;
+                let nothing = Map::new();
+                let inner = settings.unwrap_or(&nothing);
+                Fields::new(inner, "stream_options.taimatsu.").only(&[])?;
+            }
         }
         Ok(Self {
             sampling,
@@ -175,11 +182,25 @@ struct Settings {
     privacy: Privacy,
 }
 
+/// The settings under our own key.
+const OURS: [&str; 2] = ["route", "privacy"];
+
+/// Refuses our settings where they are not heeded: who asks for privacy is not to be overheard
+/// because of a letter.
+fn misplaced(fields: &Fields<'_>) -> Result<(), ApiError> {
+    let ours = |key: &str| ["taimatsu", "privacy", "route"].contains(&key.to_lowercase().as_str());
+    match fields.keys().find(|key| *key != "taimatsu" && ours(key)) {
+        Some(key) => Err(fields.unknown(key, "`taimatsu.privacy` and `taimatsu.route` are heeded")),
+        None => Ok(()),
+    }
+}
+
 /// Our own key: whether the label is wanted, who may compute, and who may see.
 fn taimatsu(fields: &Fields<'_>) -> Result<Settings, ApiError> {
     let Some(settings) = switch(fields, "taimatsu")? else { return Ok(Settings::default()) };
     let Some(map) = settings else { return Ok(Settings { label: true, ..Settings::default() }) };
     let settings = Fields::new(map, "taimatsu.");
+    settings.only(&OURS)?;
     let route = match settings.text("route")? {
         None => RouteWish::Any,
         Some("local") => RouteWish::Local,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::choice::{Choice, Piece};
 use super::logprobs::{ChatLogs, Log, TextLogs};
 use super::order::Shape;
-use crate::engine::{Finished, HopReport, Started};
+use crate::engine::{Finished, HopReport, Privacy, Started};
 
 /// What all chunks of an answer share, and the whole reply has too.
 #[derive(Debug, Clone)]
@@ -255,6 +255,8 @@ impl<'a> Ours<'a> {
 #[derive(Serialize)]
 struct Label<'a> {
     route: Vec<LabelHop<'a>>,
+    /// Who might have seen it: the narrower of the request's wish and the node's setting.
+    privacy: Privacy,
     tokens: &'a [u32],
     prompt_tokens: &'a [u32],
     ttft_ms: f64,
@@ -279,6 +281,7 @@ impl<'a> Label<'a> {
         let report = &finished.report;
         Self {
             route: report.hops.iter().map(LabelHop::new).collect(),
+            privacy: choice.started.privacy,
             tokens: &choice.tokens,
             prompt_tokens: &choice.started.prompt_tokens,
             ttft_ms: report.ttft_ms,

@@ -3,19 +3,19 @@
 
 use super::control::{
     Reason, RunEvent, RunFinished, RunHop, RunHost, RunReport, RunRoute, RunStarted, RunToken,
-    ScoreReply, ScoredPosition, WireSpan,
+    WireSpan,
 };
 use crate::engine::{
-    EngineError, Event, FinishReason, Finished, HopReport, Route, RouteHost, RouteReport, Score,
-    Scores, Started, TokenEvent,
+    EngineError, Event, FinishReason, Finished, HopReport, Route, RouteHost, RouteReport, Started,
+    TokenEvent,
 };
 
 impl From<Event> for RunEvent {
     fn from(event: Event) -> Self {
         match event {
-            Event::Started(Started { model, fingerprint, prompt_tokens, route }) => {
+            Event::Started(Started { model, fingerprint, prompt_tokens, privacy, route }) => {
                 let route = route.into();
-                Self::Started(RunStarted { model, fingerprint, prompt_tokens, route })
+                Self::Started(RunStarted { model, fingerprint, prompt_tokens, privacy, route })
             }
             Event::Rerouted(route) => Self::Rerouted(route.into()),
             Event::Token(TokenEvent { id, text, logprob, top }) => {
@@ -38,9 +38,9 @@ impl From<Event> for RunEvent {
 impl From<RunEvent> for Event {
     fn from(event: RunEvent) -> Self {
         match event {
-            RunEvent::Started(RunStarted { model, fingerprint, prompt_tokens, route }) => {
+            RunEvent::Started(RunStarted { model, fingerprint, prompt_tokens, privacy, route }) => {
                 let route = route.into();
-                Self::Started(Started { model, fingerprint, prompt_tokens, route })
+                Self::Started(Started { model, fingerprint, prompt_tokens, privacy, route })
             }
             RunEvent::Rerouted(route) => Self::Rerouted(route.into()),
             RunEvent::Token(RunToken { id, text, logprob, top }) => {
@@ -71,20 +71,6 @@ impl From<RunRoute> for Route {
     fn from(RunRoute { hosts }: RunRoute) -> Self {
         let host = |RunHost { peer, span: WireSpan(span) }| RouteHost { peer, span };
         Self { hosts: hosts.into_iter().map(host).collect() }
-    }
-}
-
-impl From<Scores> for ScoreReply {
-    fn from(Scores { rows, route }: Scores) -> Self {
-        let row = |Score { next, top }| ScoredPosition { next, top };
-        Self { positions: rows.into_iter().map(row).collect(), route: route.into() }
-    }
-}
-
-impl From<ScoreReply> for Scores {
-    fn from(ScoreReply { positions, route }: ScoreReply) -> Self {
-        let row = |ScoredPosition { next, top }| Score { next, top };
-        Self { rows: positions.into_iter().map(row).collect(), route: route.into() }
     }
 }
 

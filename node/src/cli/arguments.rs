@@ -186,6 +186,9 @@ pub(crate) struct ScoreArgs {
     /// Who computes; needs a running node
     #[arg(long, value_enum)]
     pub(crate) route: Option<RouteArg>,
+    /// Who may see it [default: as the node was started]
+    #[arg(long, value_enum)]
+    pub(crate) privacy: Option<PrivacyArg>,
 }
 
 /// `--route`

@@ -8,7 +8,7 @@ use taimatsu_protocol::Sampling;
 use super::{Global, RouteArg, RunArgs, ScoreArgs, client};
 use crate::engine::{
     Event, FinishReason, Finished, HopReport, Message, Privacy, Prompt, Question, RouteReport,
-    RouteWish, Score, Scores,
+    RouteWish, Score, Scores, Scoring,
 };
 use crate::failure::{Code, Failure};
 use crate::local::{self, absolute};
@@ -44,12 +44,17 @@ pub(super) async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
 /// Prints the best continuations of each id.
 pub(super) async fn score(global: &Global, args: ScoreArgs) -> Result<(), Failure> {
     let top = args.top as usize;
-    let wish = args.route.map_or(RouteWish::Any, RouteWish::from);
     let node = client::find_node(global).await?;
     let scores = match node {
         Some(node) if args.route.is_some() || top <= taimatsu_protocol::opening::MAX_TOP => {
-            let through = node.score(&absolute(&args.model), &args.ids, top, wish).await;
-            match through {
+            let scoring = Scoring {
+                model: absolute(&args.model),
+                ids: args.ids.clone(),
+                top,
+                route: args.route.map_or(RouteWish::Any, RouteWish::from),
+                privacy: args.privacy.map_or(Privacy::Anyone, Privacy::from),
+            };
+            match node.score(&scoring).await {
                 Err(failure) if may_compute_here(global, &failure, &args.model, args.route) => {
                     tell(global, &failure);
                     score_here(global, &args).await?

@@ -108,7 +108,9 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
         say(format!("hosting    {name} blocks {first}-{last} · {state}"))?;
     }
     for model in status["models"].as_array().into_iter().flatten() {
-        say(format!("model      {} · {}", text(&model["name"]), state(model)))?;
+        let hosted = status["hosting"].as_array().into_iter().flatten();
+        let here = hosted.filter(|hosted| hosted["model"] == model["id"]).count() > 0;
+        say(format!("model      {} · {}", text(&model["name"]), state(model, here)))?;
     }
     say(format!("sessions   {}", status["sessions"]))?;
     if let Some(trouble) = status["ledger"]["trouble"].as_str() {
@@ -117,7 +119,8 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-fn state(model: &Value) -> String {
+/// `here`: this node hosts some of it. Its own questions do not use a part.
+fn state(model: &Value, here: bool) -> String {
     let hosts = model["hosts"].as_u64().unwrap_or(0);
     if model["ready"].as_bool() == Some(true) {
         return format!("ready · {hosts} hosts");
@@ -126,7 +129,10 @@ fn state(model: &Value) -> String {
     if missing.is_empty() {
         return "no host".into();
     }
-    format!("blocks {} have no host", missing)
+    match here {
+        true => format!("no other host for blocks {missing}; the part here serves others"),
+        false => format!("blocks {missing} have no host"),
+    }
 }
 
 /// The blocks that a report calls missing: `0-3, 7-9`; empty where none are.

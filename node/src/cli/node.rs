@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{DemoNodeArgs, Global};
 use crate::api::access::Access;
-use crate::config::Settings;
+use crate::config::{PrivacyArg, Settings};
 use crate::demo::{Ready, Starting, end_with_parent, is_over};
 use crate::failure::{Code, Failure};
 use crate::home::{Home, NodeNote};
@@ -109,6 +109,9 @@ fn ready_json(ready: &Ready) -> serde_json::Value {
     })
 }
 
+/// When it is told that nobody answers: whoever is there answers within a second or two.
+const FIRST_WORD: Duration = Duration::from_secs(3);
+
 /// How long readers of the API may take for what was said last.
 const LAST_READS: Duration = Duration::from_secs(1);
 
@@ -200,8 +203,7 @@ fn welcome(stages: &Stages, started: &Started, settings: &Settings) {
     let ready = &started.ready;
     let Some(api) = &ready.api else { return };
     stages.line("");
-    let others = ready.addresses.iter().find(|address| !is_loopback(address));
-    if let Some(address) = others.or_else(|| ready.addresses.first()) {
+    if let Some(address) = ready.addresses.first() {
         let swarm = match settings.swarm.value.as_str() {
             "public" => String::new(),
             name => format!(" --swarm {name}"),
@@ -211,12 +213,11 @@ fn welcome(stages: &Stages, started: &Started, settings: &Settings) {
     if !started.node.has_ways() {
         stages.line("  alone      no --bootstrap was given: others must dial this node");
     }
+    if settings.privacy.value == PrivacyArg::Trusted && settings.trusted.value.is_empty() {
+        stages.line("  ! privacy  trusted, and no --trust PEER: nobody but this node may compute");
+    }
     stages.line(&format!("  ask        taimatsu --api {api} run smollm2:135m \"Hello\""));
     stages.line("  stop       Ctrl-C");
-}
-
-fn is_loopback(address: &str) -> bool {
-    address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/")
 }
 
 /// Whether the swarm was met. The node goes on trying either way.
@@ -224,10 +225,15 @@ async fn tell_swarm(node: &Node, settings: &Settings, stages: &Stages) {
     if !node.has_ways() {
         return;
     }
+    let met = || stages.done("swarm", &format!("{} · met", settings.swarm.value));
+    if let Ok(true) = tokio::time::timeout(FIRST_WORD, node.joined()).await {
+        return met();
+    }
+    stages.line(
+        "  ✗ swarm      no address that is known answers in this swarm yet; this node goes on trying",
+    );
     if node.joined().await {
-        stages.done("swarm", &format!("{} · met", settings.swarm.value));
-    } else {
-        stages.line("  ✗ swarm      no address that is known answers in this swarm yet; this node goes on trying");
+        met();
     }
 }
 

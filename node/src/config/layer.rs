@@ -205,6 +205,11 @@ impl Place<'_> {
         let alike = |known: &&str| strsim::jaro_winkler(&name, known);
         let nearest = KEYS.iter().copied().max_by(|a, b| alike(a).total_cmp(&alike(b)));
         let failure = Failure::new(Code::Usage, what);
+        if name.replace('-', "_").starts_with("api_key") {
+            return failure
+                .because("a key stands in a file of its own, which nobody else may read")
+                .try_this("--api-key FILE, or TAIMATSU_API_KEY");
+        }
         match nearest.filter(|known| alike(known) >= ALIKE) {
             Some(known) => failure.try_this(format!("`{known}` in its place")),
             None => {

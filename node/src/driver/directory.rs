@@ -9,6 +9,7 @@ use futures::stream;
 use taimatsu_network::{Network, ProviderKey};
 use taimatsu_peer::Input;
 use taimatsu_protocol::announcement::{Answer, MAX_ANSWER, Query};
+use taimatsu_protocol::signed::SignedBytes;
 use taimatsu_protocol::{Announcement, Digest, ModelId, PeerId, SwarmId, codec};
 
 use super::judge::Judge;
@@ -24,6 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a lookup may take: less than an ask waits for it.
 const LOOKUP: Duration = Duration::from_millis(4_500);
+
+/// What a goodbye may take in all.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Peers that are told it at a time.
+const TOLD_AT_A_TIME: usize = 32;
 
 /// The first pause of a node that knows no answerable model: the nodes of one machine start
 /// within a second.
@@ -74,6 +81,36 @@ pub(crate) async fn keep_fresh(network: Network, judge: Judge, swarm: SwarmId) {
         let complete = judge.coverage().await.iter().any(|model| model.missing.is_empty());
         pause = if complete { LAST_PAUSE } else { (pause * 5 / 4).min(LAST_PAUSE) };
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Tells who is connected that this node has no more room: who did not know would come, and take
+/// the silence of a node that is gone for a fault.
+pub(crate) async fn say_goodbye(network: &Network, judge: &Judge) {
+    let me = network.peer_id();
+    let own = |signed: SignedBytes| {
+        let verified = signed.verify::<Announcement>().ok()?;
+        (verified.record().host == me)
+            .then(|| codec::encode(&Query::Announce(verified.wire().clone())))
+    };
+    // A node's own announcements come first.
+    let words: Vec<Vec<u8>> = judge.answer(None).await.into_iter().map_while(own).collect();
+    let peers = network.status().await.peers.into_iter().map(|peer| peer.peer);
+    let told = peers.flat_map(|peer| words.iter().map(move |word| (peer, word.clone())));
+    let all = stream::iter(told).for_each_concurrent(TOLD_AT_A_TIME, |(peer, word)| async move {
+        let _ = network.ask(peer, word).await;
+    });
+    let _ = tokio::time::timeout(GOODBYE, all).await;
+}
+
+/// Takes in what a node says of itself unasked; of others it is not heard.
+pub(crate) async fn heard(judge: &Judge, from: PeerId, told: SignedBytes) {
+    match told.verify::<Announcement>() {
+        Ok(verified) if verified.record().host == from => {
+            judge.tell(Input::Announced(Box::new(verified))).await;
+        }
+        Ok(_) => tracing::debug!(%from, "an announcement of somebody else was told unasked"),
+        Err(error) => tracing::debug!(%from, %error, "an announcement is not believed"),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use taimatsu_protocol::Span;
 
+use super::Privacy;
+
 /// Why there is no answer (or not all of it).
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
@@ -52,6 +54,22 @@ pub enum EngineError {
         model: String,
         /// As asked for.
         wish: &'static str,
+    },
+    /// Those who may see the question do not host all of the model.
+    #[error(
+        "blocks {} of {model} have no host that may see the question (privacy {privacy}, {})",
+        ranges(missing),
+        if *of_node { "as this node was started" } else { "as the request asks" }
+    )]
+    Private {
+        /// The model.
+        model: String,
+        /// The narrower of the request's and the node's.
+        privacy: Privacy,
+        /// The node's own is the narrower one.
+        of_node: bool,
+        /// Inclusive ranges of blocks that they do not host.
+        missing: Vec<[u32; 2]>,
     },
     /// Hosts are there, and all refuse for now.
     #[error("all hosts are busy: {cause}")]
