@@ -121,12 +121,7 @@ impl KnownModel {
                 }
                 ids.clone()
             }
-            Prompt::Raw(text) => {
-                let begin = if self.tokenizer.adds_bos() { self.tokenizer.bos() } else { None };
-                let mut ids = Vec::from_iter(begin);
-                ids.extend(self.encode(text)?);
-                ids
-            }
+            Prompt::Raw(text) => self.tokenizer.with_bos(self.encode(text)?),
             Prompt::Chat(messages) => self.encode(&self.render(messages)?)?,
         };
         if ids.is_empty() {
