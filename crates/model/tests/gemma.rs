@@ -8,8 +8,10 @@ use proptest::prelude::*;
 use serde::Deserialize;
 use taimatsu_model::catalogue::GEMMA3_270M;
 use taimatsu_model::{
-    GgufFile, Manifest, Store, StoredModel, Tokenizer, TokenizerSpec, pull, store,
+    GgufFile, Manifest, Message, Prompt, Store, StoredModel, Template, Tokenizer, TokenizerSpec,
+    pull, store,
 };
+use taimatsu_protocol::UnixSeconds;
 
 static MODEL: LazyLock<StoredModel> = LazyLock::new(|| {
     let dir = store::dir_from_environment().expect("a home directory");
@@ -84,6 +86,46 @@ fn spaces_emoji_and_every_script_get_the_references_ids() {
         // U+2581 stands for a space, so the two cannot be told apart.
         assert_eq!(TOKENIZER.decode(&letters), text.replace('\u{2581}', " "));
     }
+}
+
+/// The file has no template. One as Gemma's chat models have it: roles by another name, a system's
+/// words before the first user's, BOS written by the template.
+const TEMPLATE: &str = "{{ bos_token }}\n\
+    {%- if messages[0]['role'] == 'system' -%}\n\
+    {%- set first = messages[0]['content'] + '\n\n' -%}{%- set rest = messages[1:] -%}\n\
+    {%- else -%}{%- set first = '' -%}{%- set rest = messages -%}{%- endif -%}\n\
+    {%- for message in rest -%}\n\
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}\n\
+    {{ raise_exception('roles must alternate') }}{%- endif -%}\n\
+    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}\n\
+    {{ '<start_of_turn>' + role + '\n' + (first if loop.first else '') }}\n\
+    {%- if message['content'] is string -%}{{ message['content'] | trim }}\n\
+    {%- elif message['content'] is iterable -%}{{ raise_exception('parts') }}{%- endif -%}\n\
+    {{ '<end_of_turn>\n' }}\n\
+    {%- endfor -%}\n\
+    {%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}";
+
+#[test]
+fn a_chat_begins_once_and_its_turns_are_tokens() {
+    let said = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let messages = [said("system", "Be brief."), said("user", " Hi "), said("assistant", "Yes?")];
+    let prompt = Prompt {
+        messages: &messages,
+        add_generation_prompt: true,
+        bos: TOKENIZER.token_name(2).unwrap(),
+        eos: TOKENIZER.token_name(1).unwrap(),
+        now: UnixSeconds(0),
+    };
+    let rendered = Template::new(TEMPLATE).unwrap().render(&prompt).unwrap();
+    assert_eq!(
+        rendered,
+        "<bos><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n\
+         <start_of_turn>model\nYes?<end_of_turn>\n<start_of_turn>model\n"
+    );
+    let ids = TOKENIZER.encode(&rendered, true).unwrap();
+    assert_eq!(TOKENIZER.with_bos(ids.clone()), ids);
+    let count = |wanted: u32| ids.iter().filter(|id| **id == wanted).count();
+    assert_eq!((count(2), count(105), count(106), ids[1]), (1, 3, 2, 105));
 }
 
 #[test]

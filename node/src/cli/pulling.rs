@@ -204,3 +204,18 @@ fn failure(name: &str, error: &PullError) -> Failure {
     };
     Failure::of(code, what, error).try_this(remedy)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_are_told_when_a_download_begins_and_not_before_or_again() {
+        let mut display = Display::new("x", true);
+        display.terms = Some("terms");
+        display.show(PullEvent::Waiting);
+        assert_eq!(display.terms, Some("terms"));
+        display.show(PullEvent::Downloading { done: 0, total: 1, rate: 0, eta: None });
+        assert_eq!(display.terms, None);
+    }
+}

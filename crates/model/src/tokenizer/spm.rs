@@ -269,6 +269,22 @@ mod tests {
         }
 
         #[test]
+        fn any_mutation_tokenizes_or_is_refused(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            text in "[ab \\PC]{0,20}",
+        ) {
+            let mut bytes = spec(&WORDS).to_bytes().to_vec();
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            let read = TokenizerSpec::from_bytes(&bytes).and_then(Tokenizer::new);
+            if let Ok(tokenizer) = read {
+                let _ = tokenizer.decode(&tokenizer.encode(&text, true).unwrap());
+            }
+        }
+
+        #[test]
         fn ranks_have_the_order_of_scores(a: f32, b: f32) {
             if let Some(order) = a.partial_cmp(&b) {
                 prop_assert_eq!(rank(a).cmp(&rank(b)), order);
