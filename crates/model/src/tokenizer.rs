@@ -71,7 +71,7 @@ pub struct Tokenizer {
 enum Split {
     Bpe(Box<tokenizers::Tokenizer>),
     Spm {
-        spm: Spm,
+        spm: Box<Spm>,
         /// Whether a space is put before it.
         prefix: bool,
     },
@@ -103,7 +103,7 @@ impl Tokenizer {
             SENTENCE_PIECE => {
                 let prefix = spec.add_space_prefix.unwrap_or(true);
                 let printed = all.map(|id| Spm::printed(&spec, id)).collect();
-                (Split::Spm { spm: Spm::new(&spec)?, prefix }, printed)
+                (Split::Spm { spm: Box::new(Spm::new(&spec)?), prefix }, printed)
             }
             _ => return Err(TokenizerError::Model(spec.model)),
         };

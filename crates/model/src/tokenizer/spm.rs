@@ -27,7 +27,7 @@ impl Spm {
         let ranks = spec.scores.iter().map(|bits| rank(f32::from_bits(*bits)));
         let ranks = ranks.collect::<Option<Vec<i32>>>();
         let ranks = ranks.ok_or(TokenizerError::Nonsense("list of scores"))?;
-        let mut ids = HashMap::with_capacity(spec.tokens.len());
+        let mut ids: HashMap<Box<str>, u32> = HashMap::with_capacity(spec.tokens.len());
         let mut bytes = [None; 256];
         for (id, name) in (0_u32..).zip(spec.tokens.iter()) {
             match spec.kind(id as usize) {
@@ -44,7 +44,7 @@ impl Spm {
         let all = bytes.iter().copied().collect::<Option<Vec<u32>>>();
         let bytes = all.and_then(|all| all.try_into().ok());
         let bytes = bytes.ok_or(TokenizerError::Nonsense("list of bytes"))?;
-        let longest = ids.keys().map(|name: &Box<str>| name.len()).max().unwrap_or(0);
+        let longest = ids.keys().map(|name| name.len()).max().unwrap_or(0);
         Ok(Self { ids, ranks, bytes, longest })
     }
 
@@ -153,7 +153,7 @@ impl Symbol {
 /// An integer of a score's order; 0 and -0 are equal. None of what is not a number.
 fn rank(score: f32) -> Option<i32> {
     let bits = (score + 0.0).to_bits() as i32;
-    (!score.is_nan()).then(|| if bits < 0 { bits ^ i32::MAX } else { bits })
+    (!score.is_nan()).then_some(if bits < 0 { bits ^ i32::MAX } else { bits })
 }
 
 /// The byte that `<0x0A>` stands for.
