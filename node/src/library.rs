@@ -121,12 +121,7 @@ impl KnownModel {
                 }
                 ids.clone()
             }
-            Prompt::Raw(text) => {
-                let begin = if self.tokenizer.adds_bos() { self.tokenizer.bos() } else { None };
-                let mut ids = Vec::from_iter(begin);
-                ids.extend(self.encode(text)?);
-                ids
-            }
+            Prompt::Raw(text) => self.tokenizer.with_bos(self.encode(text)?),
             Prompt::Chat(messages) => self.encode(&self.render(messages)?)?,
         };
         if ids.is_empty() {
@@ -154,7 +149,10 @@ impl KnownModel {
     fn render(&self, messages: &[crate::engine::Message]) -> Result<String, EngineError> {
         let invalid = |message: String| EngineError::Invalid { param: "messages", message };
         let template = self.template.as_ref().ok_or_else(|| {
-            invalid(format!("{} has no chat template; send the text as it stands", self.name))
+            let name = &self.name;
+            invalid(format!(
+                "{name} has no chat template; send the text as it stands: `run --raw`, or /v1/completions"
+            ))
         })?;
         let messages: Vec<_> = messages
             .iter()

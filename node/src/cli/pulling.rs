@@ -65,6 +65,7 @@ pub(crate) async fn fetch(
     entry: &'static CatalogueEntry,
 ) -> Result<StoredModel, Failure> {
     let (name, mut display) = (entry.name, Display::new(entry.name, global.quiet));
+    display.terms = entry.terms;
     let work = move |options: &PullOptions| {
         taimatsu_model::pull::pull(&store, entry, options, &mut |event| display.show(event))
     };
@@ -118,6 +119,8 @@ struct Display {
     quiet: bool,
     bar: Option<ProgressBar>,
     told: Option<(&'static str, u64)>,
+    /// To be told when the download begins, and not again.
+    terms: Option<&'static str>,
 }
 
 impl Display {
@@ -128,13 +131,16 @@ impl Display {
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
                 .with_prefix(name.to_owned())
         });
-        Self { name: name.to_owned(), quiet, bar, told: None }
+        Self { name: name.to_owned(), quiet, bar, told: None, terms: None }
     }
 
     fn show(&mut self, event: PullEvent) {
         match event {
             PullEvent::Waiting => self.line("waiting", 0, "another process pulls it"),
             PullEvent::Downloading { done, total, rate, eta } => {
+                if let Some(terms) = self.terms.take().filter(|_| !self.quiet) {
+                    crate::stderr::tell(&format!("  {} · {terms}", self.name));
+                }
                 let left =
                     eta.map_or_else(String::new, |eta| format!(" · {} left", HumanDuration(eta)));
                 let detail = format!(
@@ -197,4 +203,19 @@ fn failure(name: &str, error: &PullError) -> Failure {
         PullError::Store(error) => return local::store_failure(error),
     };
     Failure::of(code, what, error).try_this(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_are_told_when_a_download_begins_and_not_before_or_again() {
+        let mut display = Display::new("x", true);
+        display.terms = Some("terms");
+        display.show(PullEvent::Waiting);
+        assert_eq!(display.terms, Some("terms"));
+        display.show(PullEvent::Downloading { done: 0, total: 1, rate: 0, eta: None });
+        assert_eq!(display.terms, None);
+    }
 }

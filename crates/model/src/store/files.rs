@@ -108,28 +108,60 @@ pub fn sha256_of(path: &Path) -> Result<String, StoreError> {
 
 /// Writes all that `source` gives, synced; gives its length and its SHA-256 in hexadecimal.
 pub(crate) fn write_hashed(
-    mut source: impl Read,
+    source: impl Read,
     to: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(u64, String), StoreError> {
-    let mut target = File::create(to).map_err(file_error("make", to))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut done = 0;
-    loop {
-        let read = match source.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(file_error("read what becomes", to)(error)),
-        };
-        target.write_all(&buffer[..read]).map_err(file_error("write", to))?;
-        hash.update(&buffer[..read]);
-        done += read as u64;
-        progress(done);
+    let mut file = HashedFile::create(to)?;
+    file.append(source, progress)?;
+    let length = file.length;
+    Ok((length, file.finish()?))
+}
+
+/// A file that is hashed as it grows.
+pub(crate) struct HashedFile<'a> {
+    path: &'a Path,
+    file: File,
+    hash: Sha256,
+    length: u64,
+}
+
+impl<'a> HashedFile<'a> {
+    pub(crate) fn create(path: &'a Path) -> Result<Self, StoreError> {
+        let file = File::create(path).map_err(file_error("make", path))?;
+        Ok(Self { path, file, hash: Sha256::new(), length: 0 })
     }
-    target.sync_all().map_err(file_error("write", to))?;
-    Ok((done, HEXLOWER.encode(&hash.finalize())))
+
+    pub(crate) const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Writes all that `source` gives; `progress` is told the file's length.
+    pub(crate) fn append(
+        &mut self,
+        mut source: impl Read,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), StoreError> {
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let read = match source.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(file_error("read what becomes", self.path)(error)),
+            };
+            self.file.write_all(&buffer[..read]).map_err(file_error("write", self.path))?;
+            self.hash.update(&buffer[..read]);
+            self.length += read as u64;
+            progress(self.length);
+        }
+    }
+
+    /// Syncs it; gives its SHA-256 in hexadecimal.
+    pub(crate) fn finish(self) -> Result<String, StoreError> {
+        self.file.sync_all().map_err(file_error("write", self.path))?;
+        Ok(HEXLOWER.encode(&self.hash.finalize()))
+    }
 }
 
 /// Replaces a file by one with these bytes.

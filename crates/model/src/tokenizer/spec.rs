@@ -56,7 +56,9 @@ pub enum TokenKind {
     Control,
     /// Text that is never split.
     UserDefined,
-    /// Unused, or a kind that byte-level tokenizers do not have.
+    /// A byte of what has no token, in SentencePiece.
+    Byte,
+    /// Unused, or a kind that nobody knows.
     Other,
 }
 
@@ -134,6 +136,7 @@ impl TokenizerSpec {
             Some(2) => TokenKind::Unknown,
             Some(3) => TokenKind::Control,
             Some(4) => TokenKind::UserDefined,
+            Some(6) => TokenKind::Byte,
             Some(_) => TokenKind::Other,
         }
     }
