@@ -206,6 +206,9 @@ pub enum ExecutorError {
         /// What is wrong.
         why: String,
     },
+    /// This CPU computes something else than the rest of the swarm.
+    #[error(transparent)]
+    NotK1(#[from] taimatsu_kernels::NotK1),
     /// The threads could not be started.
     #[error("cannot start {0} threads; ask for fewer")]
     Threads(usize),

@@ -5,16 +5,20 @@ mod support;
 
 use support::{Chain, Model};
 use taimatsu_executor::{
-    CpuExecutor, ExecutorError, Input, KvId, LayerExecutor, Output, Want, Work,
+    CpuExecutor, ExecutorError, Input, KvId, LayerExecutor, Output, Threads, Want, Work,
 };
+use taimatsu_kernels::Level;
 use taimatsu_protocol::Span;
 
 /// Every weight type of the repository's tiny files, matrices of 32 bits to 4.
-const TINY: [&str; 5] = [
+const TINY: [&str; 8] = [
+    "gemma3.q4_k.gguf",
     "llama-1blk.f32.gguf",
     "llama-2blk.f16.gguf",
+    "llama.q4_0.gguf",
     "llama.q4_1.gguf",
     "llama.q4_k_m.gguf",
+    "llama.q6_k.gguf",
     "llama.q8_0.gguf",
 ];
 
@@ -30,6 +34,7 @@ fn chunks_threads_and_cuts_do_not_show() {
         let ids = ids(150);
         let whole = model.chain(&[], 2, 512).bits(&ids, 512, Want::AllLogits);
         let cuts: &[&[&str]] = match model.manifest.blocks {
+            7 => &[&["0-6"], &["0-0", "1-4", "5-6"]],
             4 => &[&["0-3"], &["0-0", "1-2", "3-3"], &["0-2", "3-3"]],
             2 => &[&["0-1"], &["0-0", "1-1"]],
             _ => &[&["0-0"]],
@@ -40,6 +45,90 @@ fn chunks_threads_and_cuts_do_not_show() {
                     let bits = model.chain(cut, threads, 512).bits(&ids, chunk, Want::AllLogits);
                     assert!(bits == whole, "{name} {cut:?}, chunks of {chunk}, {threads} threads");
                 }
+            }
+        }
+    }
+}
+
+/// The scalar code is the specification: what vectors compute is the same.
+#[test]
+fn instructions_and_threads_do_not_show() {
+    for name in TINY {
+        let model = Model::tiny(name);
+        let ids = ids(40);
+        let on = |level, threads| Threads::at(level, threads).unwrap();
+        let run = |threads: &Threads, chunk| {
+            model.chain_on(threads, &[], 512).bits(&ids, chunk, Want::AllLogits)
+        };
+        let scalar = run(&on(Level::Scalar, 1), 512);
+        for level in Level::all() {
+            for (threads, chunk) in [(1, 1), (2, 7), (8, 512)] {
+                let bits = run(&on(level, threads), chunk);
+                assert!(bits == scalar, "{name}, {level}, {threads} threads, chunks of {chunk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_cut_of_the_real_models_in_two() {
+    for model in [Model::smollm(), Model::gemma()] {
+        let threads = Threads::start(2).unwrap();
+        let ids = ids(12);
+        let blocks = model.manifest.blocks;
+        let whole = model.chain_on(&threads, &[], 32).bits(&ids, 512, Want::LastLogits);
+        for cut in 1..blocks {
+            let cuts = [format!("0-{}", cut - 1), format!("{cut}-{}", blocks - 1)];
+            let mut chain = model.chain_on(&threads, &[&cuts[0], &cuts[1]], 32);
+            assert!(chain.bits(&ids, 12, Want::LastLogits) == whole, "cut before {cut}");
+        }
+    }
+}
+
+#[test]
+fn instructions_do_not_show_in_the_real_models() {
+    for model in [Model::smollm(), Model::gemma()] {
+        let ids = ids(4);
+        let run = |level| {
+            let threads = Threads::at(level, 2).unwrap();
+            model.chain_on(&threads, &[], 32).bits(&ids, 512, Want::LastLogits)
+        };
+        let scalar = run(Level::Scalar);
+        for level in Level::all() {
+            assert!(run(level) == scalar, "{}, {level}", model.manifest.architecture);
+        }
+    }
+}
+
+/// Sixteen sessions of different lengths in one batch, each as if alone.
+#[test]
+fn a_crowd_does_not_show() {
+    let model = Model::tiny("gemma3.q4_k.gguf");
+    let prompts: Vec<Vec<u32>> = (1..=16).map(|number| ids(60)[..3 * number].to_vec()).collect();
+    let mut alone = model.chain(&[], 1, 64);
+    let expected: Vec<Vec<u32>> =
+        prompts.iter().map(|prompt| alone.bits(prompt, 512, Want::LastLogits)).collect();
+    let Chain { mut hops } = model.chain(&[], 2, 64 * 17);
+    let (mut executor, first) = hops.remove(0);
+    executor.close(first);
+    let whole = executor.span();
+    let kvs: Vec<KvId> = prompts.iter().map(|_| executor.open(64, whole).unwrap()).collect();
+    for half in 0..2 {
+        let works: Vec<Work<'_>> = prompts
+            .iter()
+            .zip(&kvs)
+            .map(|(prompt, kv)| {
+                let (before, after) = prompt.split_at(prompt.len() / 2);
+                let (start, ids) = [(0, before), (before.len() as u32, after)][half];
+                Work { kv: *kv, start, input: Input::Tokens(ids), want: Want::LastLogits }
+            })
+            .collect();
+        let answers = executor.step(&works);
+        if half == 1 {
+            for (answer, expected) in answers.into_iter().zip(&expected) {
+                let Ok(Output::Logits(logits)) = answer else { panic!("logits") };
+                let bits: Vec<u32> = logits.into_iter().map(f32::to_bits).collect();
+                assert!(&bits == expected);
             }
         }
     }

@@ -91,7 +91,7 @@ fn kv_is_counted_when_it_is_opened_and_freed_when_it_is_closed() {
 #[test]
 fn models_that_would_come_out_wrong_are_refused_by_name() {
     let refused = |change: &dyn Fn(&mut Manifest)| {
-        let Model { file, mut manifest } = Model::tiny("llama.q4_1.gguf");
+        let Model { file, mut manifest, .. } = Model::tiny("llama.q4_1.gguf");
         change(&mut manifest);
         let span = Span::whole(manifest.blocks).unwrap();
         let limits = ExecutorLimits { kv_positions: 1, threads: 1 };

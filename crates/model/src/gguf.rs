@@ -158,10 +158,7 @@ impl GgufFile {
     /// See [`GgufError`].
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let file = File::open(path)?;
-        #[allow(unsafe_code, reason = "there is no other way to map a file")]
-        // SAFETY: the mapping is read-only. A file that another process shortens meanwhile raises
-        // SIGBUS; files of the store are never written again after their rename into place.
-        let map = unsafe { Mmap::map(&file)? };
+        let map = crate::mapped::map(&file)?;
         let written = file.metadata()?.modified().ok();
         Self::parse(Data::Mapped(map, file, written))
     }

@@ -1,172 +1,240 @@
-//! One transformer block of the Llama family: RMS norm, rotary attention, RMS norm, SwiGLU.
+//! One transformer block: norm, rotary attention, norm, gated feed-forward.
 
-use rayon::prelude::*;
+use taimatsu_kernels::{
+    Form, Heads, Inputs, Kind, Level, NonFinite, PAGE, Pool, Session, Turn, add, gate, page_size,
+    rms_norm, rotate, scale, write,
+};
 
-use super::attention::Tile;
-use super::kv::Kv;
-use super::lanes::widest;
-use super::linear::Matrix;
+use super::kv::KvStore;
+use super::load::Matrix;
+use super::plan::Plan;
+use super::structure::{Layer, Structure};
 
-/// What every block of a model shares.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Dims {
-    /// Values per position between blocks.
-    pub(super) hidden: usize,
-    /// Query heads.
-    pub(super) heads: usize,
-    /// Key and value heads; divides `heads`.
-    pub(super) kv_heads: usize,
-    /// Length of a head.
-    pub(super) head: usize,
-    /// Inner width of the feed-forward part.
-    pub(super) feed_forward: usize,
-    /// Leading values of a head that are rotated; even.
-    pub(super) rotated: usize,
-    /// Base of the rotation's wavelengths.
-    pub(super) rope_base: f64,
-    /// Added to the mean square before its root.
-    pub(super) epsilon: f64,
-}
+/// Values that a task of a pass over positions takes.
+const SHARE: usize = 8192;
 
 /// A block's weights.
 pub(super) struct Block {
-    pub(super) attn_norm: Vec<f32>,
+    pub(super) layer: Layer,
     pub(super) query: Matrix,
     pub(super) key: Matrix,
     pub(super) value: Matrix,
     pub(super) output: Matrix,
-    pub(super) ffn_norm: Vec<f32>,
     pub(super) gate: Matrix,
     pub(super) up: Matrix,
     pub(super) down: Matrix,
+    pub(super) norms: Norms,
 }
 
-/// Consecutive rows of a step that belong to one session.
-pub(super) struct Rows<'a> {
-    /// The session's KV.
-    pub(super) kv: &'a mut Kv,
-    /// Absolute position of the first row.
-    pub(super) start: usize,
-    /// How many rows.
-    pub(super) count: usize,
+/// Weights of a block's norms.
+pub(super) struct Norms {
+    pub(super) attention: Vec<f32>,
+    pub(super) feed_forward: Vec<f32>,
+    /// Of query and key heads.
+    pub(super) heads: Option<(Vec<f32>, Vec<f32>)>,
+    /// After attention and after the feed-forward part.
+    pub(super) post: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+/// With what a pass computes, and room for what is between its parts.
+pub(super) struct Bench<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) level: Level,
+    pub(super) structure: &'a Structure,
+    pub(super) room: &'a mut Room,
+}
+
+/// Kept from pass to pass.
+#[derive(Default)]
+pub(super) struct Room {
+    inputs: Inputs,
+    normed: Vec<f32>,
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    mixed: Vec<f32>,
+    inner: Vec<f32>,
+    up: Vec<f32>,
+    added: Vec<f32>,
 }
 
 impl Block {
+    /// Bytes of its matrices.
+    pub(super) fn size(&self) -> usize {
+        let Self { query, key, value, output, gate, up, down, .. } = self;
+        [query, key, value, output, gate, up, down].into_iter().map(Matrix::size).sum()
+    }
+
     /// Advances `states`, `rows x hidden` of all sessions joined, through block `index` of the
     /// span; `turns` holds each row's rotation.
     pub(super) fn advance(
         &self,
-        dims: &Dims,
+        bench: &mut Bench<'_>,
         index: usize,
-        sessions: &mut [Rows<'_>],
-        turns: &[Vec<(f32, f32)>],
+        (plans, kv): (&[Plan], &mut KvStore),
+        turns: &[Turn],
         states: &mut [f32],
-    ) {
-        let normed = rms_norm(states, &self.attn_norm, dims.epsilon);
-        let mut queries = self.query.apply(&normed);
-        let mut keys = self.key.apply(&normed);
-        let values = self.value.apply(&normed);
-        rotate(&mut queries, dims, dims.heads, turns);
-        rotate(&mut keys, dims, dims.kv_heads, turns);
-        let kv_width = dims.kv_heads * dims.head;
-        let mut pairs = keys.chunks_exact(kv_width).zip(values.chunks_exact(kv_width));
-        for rows in sessions.iter_mut() {
-            for (offset, (key, value)) in pairs.by_ref().take(rows.count).enumerate() {
-                rows.kv.write(index, rows.start + offset, key, value);
-            }
-        }
-        let mixed = self.output.apply(&attend(dims, index, sessions, &queries));
-        add(states, &mixed);
+    ) -> Result<(), NonFinite> {
+        let Structure { hidden, heads, kv_heads, head, feed_forward, .. } = *bench.structure;
+        let rows = states.len() / hidden;
+        let mut room = std::mem::take(bench.room);
+        let Room { inputs, normed, queries, keys, values, mixed, inner, up, added } = &mut room;
+        let norms = &self.norms;
 
-        let normed = rms_norm(states, &self.ffn_norm, dims.epsilon);
-        let mut inner = self.gate.apply(&normed);
-        let up = self.up.apply(&normed);
-        inner.par_iter_mut().with_min_len(SHARE).zip(&up).for_each(|(gate, up)| {
-            *gate = *gate / (1.0 + libm::expf(-*gate)) * up;
+        bench.normed(states, &norms.attention, normed);
+        for (buffer, width) in [
+            (&mut *queries, heads),
+            (&mut *keys, kv_heads),
+            (&mut *values, kv_heads),
+            (mixed, heads),
+        ] {
+            buffer.resize(rows * width * head, 0.0);
+        }
+        let layers =
+            vec![(&self.query, &mut queries[..]), (&self.key, keys), (&self.value, values)];
+        bench.linear(inputs, normed, layers)?;
+        let head_norms = norms.heads.as_ref();
+        bench.turned(queries, head_norms.map(|norms| &norms.0[..]), turns, heads);
+        bench.turned(keys, head_norms.map(|norms| &norms.1[..]), turns, kv_heads);
+        scale(bench.level, queries, 1.0 / (head as f32).sqrt());
+        bench.remember(index, plans, kv, keys, values);
+        self.attend(bench, index, plans, kv, queries, mixed)?;
+        added.resize(rows * hidden, 0.0);
+        bench.linear(inputs, mixed, vec![(&self.output, &mut added[..])])?;
+        bench.join(states, added, norms.post.as_ref().map(|norms| &norms.0[..]));
+
+        bench.normed(states, &norms.feed_forward, normed);
+        inner.resize(rows * feed_forward, 0.0);
+        up.resize(rows * feed_forward, 0.0);
+        bench.linear(
+            inputs,
+            normed,
+            vec![(&self.gate, &mut inner[..]), (&self.up, &mut up[..])],
+        )?;
+        bench.gated(inner, up);
+        bench.linear(inputs, inner, vec![(&self.down, &mut added[..])])?;
+        bench.join(states, added, norms.post.as_ref().map(|norms| &norms.1[..]));
+        *bench.room = room;
+        Ok(())
+    }
+
+    fn attend(
+        &self,
+        bench: &Bench<'_>,
+        index: usize,
+        plans: &[Plan],
+        kv: &KvStore,
+        queries: &[f32],
+        mixed: &mut [f32],
+    ) -> Result<(), NonFinite> {
+        let Structure { heads, kv_heads, head, .. } = *bench.structure;
+        let heads = Heads { queries: heads, keys: kv_heads, head, window: self.layer.window };
+        let sessions: Vec<Session<'_>> = plans
+            .iter()
+            .filter_map(|plan| {
+                let pages = kv.get(plan.kv).ok()?.pages(index);
+                Some(Session { pages, first: plan.start as usize, count: plan.count })
+            })
+            .collect();
+        bench.pool.attend(bench.level, heads, &sessions, queries, mixed)
+    }
+}
+
+impl Bench<'_> {
+    /// A norm of every row.
+    fn normed(&self, states: &[f32], weights: &[f32], out: &mut Vec<f32>) {
+        out.resize(states.len(), 0.0);
+        let each = SHARE.div_ceil(weights.len()) * weights.len();
+        self.pool.split(out, each, &|part, out| {
+            out.copy_from_slice(&states[part * each..][..out.len()]);
+            rms_norm(self.level, out, weights, self.structure.epsilon);
         });
-        add(states, &self.down.apply(&inner));
     }
-}
 
-/// Cosine and sine for each rotated pair of a head, at an absolute position: in f64, rounded once.
-pub(super) fn turn(dims: &Dims, position: u32) -> Vec<(f32, f32)> {
-    (0..dims.rotated / 2)
-        .map(|pair| {
-            let exponent = -2.0 * pair as f64 / dims.rotated as f64;
-            let angle = f64::from(position) * libm::pow(dims.rope_base, exponent);
-            (libm::cos(angle) as f32, libm::sin(angle) as f32)
-        })
-        .collect()
-}
-
-/// Every row over its root mean square, times `weights`. The sum runs in order, in f64.
-pub(super) fn rms_norm(states: &[f32], weights: &[f32], epsilon: f64) -> Vec<f32> {
-    let mut out = Vec::with_capacity(states.len());
-    for row in states.chunks_exact(weights.len()) {
-        let squares: f64 = row.iter().map(|value| f64::from(*value) * f64::from(*value)).sum();
-        let scale = (1.0 / (squares / row.len() as f64 + epsilon).sqrt()) as f32;
-        out.extend(row.iter().zip(weights).map(|(value, weight)| value * scale * weight));
+    /// Layers that take the same values.
+    pub(super) fn linear(
+        &self,
+        inputs: &mut Inputs,
+        values: &[f32],
+        layers: Vec<(&Matrix, &mut [f32])>,
+    ) -> Result<(), NonFinite> {
+        let width = layers[0].0.width();
+        let mut rest = layers;
+        while let Some(form) = rest.first().map(|(matrix, _)| form(matrix.kind())) {
+            let (same, others): (Vec<_>, Vec<_>) =
+                rest.into_iter().partition(|(matrix, _)| self::form(matrix.kind()) == form);
+            let mut same: Vec<_> =
+                same.into_iter().map(|(matrix, out)| (matrix.packed(), out)).collect();
+            inputs.fill(self.pool, self.level, form, width, values)?;
+            self.pool.linear(self.level, inputs, &mut same);
+            rest = others;
+        }
+        Ok(())
     }
-    out
-}
 
-/// Turns neighbouring pairs of every head: GGUF's llama weights are permuted for that order.
-fn rotate(values: &mut [f32], dims: &Dims, heads: usize, turns: &[Vec<(f32, f32)>]) {
-    for (row, turn) in values.chunks_exact_mut(heads * dims.head).zip(turns) {
-        for head in row.chunks_exact_mut(dims.head) {
-            for (pair, (cos, sin)) in head.chunks_exact_mut(2).zip(turn) {
-                let (even, odd) = (pair[0], pair[1]);
-                pair[0] = even * cos - odd * sin;
-                pair[1] = even * sin + odd * cos;
+    /// Norms heads where the model does, and rotates them.
+    fn turned(&self, values: &mut [f32], norm: Option<&[f32]>, turns: &[Turn], heads: usize) {
+        let Structure { head, pairs, epsilon, .. } = *self.structure;
+        let width = heads * head;
+        let each = SHARE.div_ceil(width);
+        self.pool.split(values, each * width, &|part, values| {
+            if let Some(weights) = norm {
+                rms_norm(self.level, values, weights, epsilon);
+            }
+            for (row, turn) in values.chunks_exact_mut(width).zip(&turns[part * each..]) {
+                rotate(self.level, pairs, turn, head, row);
+            }
+        });
+    }
+
+    /// Writes the rows' keys and values to their sessions' pages.
+    fn remember(
+        &self,
+        index: usize,
+        plans: &[Plan],
+        kv: &mut KvStore,
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let Structure { kv_heads, head, .. } = *self.structure;
+        let width = kv_heads * head;
+        let mut rows = keys.chunks_exact(width).zip(values.chunks_exact(width));
+        for plan in plans {
+            let Ok(kv) = kv.get_mut(plan.kv) else { continue };
+            let pages = kv.pages_mut(index);
+            for (position, (key, value)) in
+                (plan.start as usize..).zip(rows.by_ref().take(plan.count))
+            {
+                let heads = key.chunks_exact(head).zip(value.chunks_exact(head));
+                let page = pages[position / PAGE].chunks_exact_mut(page_size(head));
+                for (page, (key, value)) in page.zip(heads) {
+                    write(self.level, page, position % PAGE, key, value);
+                }
             }
         }
     }
-}
 
-/// Attention of every row over its own session: `rows x (heads x head)`.
-fn attend(dims: &Dims, index: usize, sessions: &[Rows<'_>], queries: &[f32]) -> Vec<f32> {
-    let stride = dims.heads * dims.head;
-    let group = dims.heads / dims.kv_heads * dims.head;
-    let mut tiles = Vec::new();
-    let mut before = 0;
-    for rows in sessions {
-        for from in (0..rows.count).step_by(TILE) {
-            let count = TILE.min(rows.count - from);
-            for kv_head in 0..dims.kv_heads {
-                let first_row = before + from;
-                let tile = Tile {
-                    page: rows.kv.page(index, kv_head),
-                    first: rows.start + from,
-                    queries: &queries[first_row * stride..(first_row + count) * stride],
-                    stride,
-                    columns: kv_head * group..(kv_head + 1) * group,
-                    head: dims.head,
-                };
-                tiles.push((first_row, tile));
-            }
-        }
-        before += rows.count;
+    fn gated(&self, inner: &mut [f32], up: &[f32]) {
+        self.pool.split(inner, SHARE, &|part, inner| {
+            gate(self.level, self.structure.gate, inner, &up[part * SHARE..][..inner.len()]);
+        });
     }
-    let mixed: Vec<Vec<f32>> = tiles.par_iter().map(|(_, tile)| tile.attend()).collect();
-    let mut out = vec![0.0; queries.len()];
-    for ((first_row, tile), mixed) in tiles.iter().zip(&mixed) {
-        for (offset, mixed) in mixed.chunks_exact(group).enumerate() {
-            out[(first_row + offset) * stride..][tile.columns.clone()].copy_from_slice(mixed);
+
+    /// Adds what a part of the block gave, normed where the model does.
+    fn join(&self, states: &mut [f32], added: &mut [f32], norm: Option<&[f32]>) {
+        if let Some(weights) = norm {
+            let each = SHARE.div_ceil(weights.len()) * weights.len();
+            self.pool.split(added, each, &|_, added| {
+                rms_norm(self.level, added, weights, self.structure.epsilon);
+            });
         }
+        let added = &*added;
+        self.pool.split(states, SHARE, &|part, states| {
+            add(self.level, states, &added[part * SHARE..][..states.len()]);
+        });
     }
-    out
 }
 
-fn add(states: &mut [f32], more: &[f32]) {
-    widest(|| {
-        for (state, more) in states.iter_mut().zip(more) {
-            *state += more;
-        }
-    });
+const fn form(kind: Kind) -> Form {
+    kind.form()
 }
-
-/// Positions that share one unpacking of the keys and values they look back on.
-const TILE: usize = 8;
-
-/// Values of the feed-forward part per task.
-const SHARE: usize = 4096;

@@ -3,132 +3,178 @@
 
 use std::sync::Arc;
 
-use taimatsu_model::{GgufFile, Hyper, Manifest, TensorView};
-use taimatsu_protocol::Span;
+use taimatsu_kernels::{Kind, Packed, pack, packed_size};
+use taimatsu_model::{GgmlType, GgufFile, Manifest, Packs, TensorView};
+use taimatsu_protocol::{Digest, Span};
 
-use super::Head;
-use super::block::{Block, Dims};
-use super::formats::Format;
-use super::linear::Matrix;
-use crate::contract::{ExecutorError, ModelShape};
+use super::block::{Block, Norms};
+use super::engine::{Embedding, Head};
+use super::structure::Structure;
+use crate::contract::ExecutorError;
 
-/// The dimensions that a manifest tells, if they are those of a Llama model that this executor
-/// computes rightly.
-pub(super) fn dimensions(manifest: &Manifest) -> Result<(ModelShape, Dims), ExecutorError> {
-    if manifest.architecture != "llama" {
-        return Err(ExecutorError::UnsupportedArchitecture(manifest.architecture.clone()));
+/// A matrix in the form that the kernels read.
+pub(super) struct Matrix {
+    kind: Kind,
+    rows: usize,
+    width: usize,
+    bytes: Bytes,
+}
+
+/// Packed bytes: in this process's memory, or mapped from the cache.
+enum Bytes {
+    Own(Vec<u8>),
+    Mapped(taimatsu_model::Pack),
+}
+
+impl Matrix {
+    pub(super) fn packed(&self) -> Packed<'_> {
+        let bytes = match &self.bytes {
+            Bytes::Own(bytes) => bytes,
+            Bytes::Mapped(pack) => pack.bytes(),
+        };
+        Packed::new(self.kind, self.rows, self.width, bytes).expect("its size was checked")
     }
-    if let Some((name, _)) = manifest.extra.iter().find(|(name, value)| !is_idle(name, value)) {
-        return Err(ExecutorError::UnsupportedFeature(name.clone()));
+
+    /// Bytes, packed.
+    pub(super) const fn size(&self) -> usize {
+        packed_size(self.kind, self.rows, self.width)
     }
-    let dims = Dims {
-        hidden: manifest.hidden as usize,
-        heads: manifest.heads as usize,
-        kv_heads: manifest.kv_heads as usize,
-        head: manifest.head_dim as usize,
-        feed_forward: manifest.feed_forward as usize,
-        rotated: manifest.rope_dims as usize,
-        rope_base: f64::from(manifest.rope_base),
-        epsilon: f64::from(manifest.rms_epsilon),
-    };
-    let whole = dims.kv_heads > 0 && dims.heads.is_multiple_of(dims.kv_heads);
-    if !whole || dims.hidden == 0 || dims.head == 0 || dims.feed_forward == 0 {
-        return Err(ExecutorError::BadShape("the model's heads and widths do not fit together"));
+
+    pub(super) const fn kind(&self) -> Kind {
+        self.kind
     }
-    if manifest.value_dim != manifest.head_dim {
-        return Err(ExecutorError::BadShape("the model's keys and values differ in width"));
+
+    pub(super) const fn rows(&self) -> usize {
+        self.rows
     }
-    if !dims.rotated.is_multiple_of(2) || dims.rotated > dims.head {
-        return Err(ExecutorError::BadShape("the model rotates more of a head than there is"));
+
+    pub(super) const fn width(&self) -> usize {
+        self.width
     }
-    let shape = ModelShape {
-        hidden: manifest.hidden,
-        vocab: manifest.vocab,
-        blocks: manifest.blocks,
-        context_length: manifest.context_length,
-    };
-    Ok((shape, dims))
 }
 
 /// The tensors of one span.
 pub(super) struct Weights<'a> {
     file: &'a Arc<GgufFile>,
+    manifest: &'a Manifest,
+    structure: &'a Structure,
+    packs: Option<&'a Packs>,
 }
 
 impl<'a> Weights<'a> {
-    /// Looks through the span's tensors; refuses one that a Llama block does not have, because
-    /// an answer without it would be wrong.
+    /// Looks through the span's tensors; refuses one that a block does not have, because an answer
+    /// without it would be wrong.
     pub(super) fn new(
         file: &'a Arc<GgufFile>,
-        manifest: &Manifest,
+        manifest: &'a Manifest,
+        structure: &'a Structure,
         span: Span,
+        packs: Option<&'a Packs>,
     ) -> Result<Self, ExecutorError> {
-        for tensor in manifest.tensors_of(span) {
-            if !is_known(&tensor.name) {
-                return Err(ExecutorError::UnsupportedFeature(tensor.name.clone()));
-            }
+        let is_known = |name: &str| match block_part(name) {
+            Some(part) => structure.tensors.contains(&part),
+            None => [EMBEDDING, OUTPUT_NORM, OUTPUT].contains(&name),
+        };
+        if let Some(tensor) = manifest.tensors_of(span).find(|tensor| !is_known(&tensor.name)) {
+            return Err(ExecutorError::UnsupportedFeature(tensor.name.clone()));
         }
-        Ok(Self { file })
+        Ok(Self { file, manifest, structure, packs })
     }
 
-    pub(super) fn embedding(
-        &self,
-        dims: &Dims,
-        shape: &ModelShape,
-    ) -> Result<Matrix, ExecutorError> {
-        self.matrix(EMBEDDING, shape.vocab as usize, dims.hidden)
+    pub(super) fn embedding(&self) -> Result<Embedding, ExecutorError> {
+        let Structure { shape, hidden, .. } = *self.structure;
+        let (kind, row_bytes, _) =
+            self.measured(EMBEDDING, &[hidden as u64, shape.vocab.into()])?;
+        let (file, name) = (self.file.clone(), EMBEDDING);
+        Ok(Embedding { file, name, kind, row_bytes })
     }
 
     /// The head; a file without a matrix for it uses the embedding's.
-    pub(super) fn head(&self, dims: &Dims, shape: &ModelShape) -> Result<Head, ExecutorError> {
+    pub(super) fn head(&self) -> Result<Head, ExecutorError> {
+        let Structure { shape, hidden, .. } = *self.structure;
         let name = if self.file.tensor(OUTPUT).is_some() { OUTPUT } else { EMBEDDING };
-        Ok(Head {
-            norm: self.vector("output_norm.weight", dims.hidden)?,
-            output: self.matrix(name, shape.vocab as usize, dims.hidden)?,
-        })
+        let norm = self.vector(OUTPUT_NORM, hidden)?;
+        Ok(Head { norm, output: self.matrix(name, shape.vocab as usize, hidden)? })
     }
 
-    pub(super) fn block(&self, dims: &Dims, index: u32) -> Result<Block, ExecutorError> {
-        let Dims { hidden, heads, kv_heads, head, feed_forward, .. } = *dims;
-        let matrix = |name: &str, rows, width| {
-            self.matrix(&format!("blk.{index}.{name}.weight"), rows, width)
+    pub(super) fn block(&self, index: u32) -> Result<Block, ExecutorError> {
+        let Structure { hidden, heads, kv_heads, head, feed_forward, .. } = *self.structure;
+        let name = |part: &str| format!("blk.{index}.{part}.weight");
+        let matrix = |part, rows, width| self.matrix(&name(part), rows, width);
+        let vector = |part, width| self.vector(&name(part), width);
+        let norms = |there: bool, parts: [&'static str; 2], width| {
+            let [first, second] = parts.map(|part| there.then(|| vector(part, width)).transpose());
+            Ok::<_, ExecutorError>(first?.zip(second?))
         };
-        let vector = |name: &str| self.vector(&format!("blk.{index}.{name}.weight"), hidden);
+        let attention = vector("attn_norm", hidden)?;
         Ok(Block {
-            attn_norm: vector("attn_norm")?,
+            layer: self.structure.layers[index as usize],
             query: matrix("attn_q", heads * head, hidden)?,
             key: matrix("attn_k", kv_heads * head, hidden)?,
             value: matrix("attn_v", kv_heads * head, hidden)?,
             output: matrix("attn_output", hidden, heads * head)?,
-            ffn_norm: vector("ffn_norm")?,
             gate: matrix("ffn_gate", feed_forward, hidden)?,
             up: matrix("ffn_up", feed_forward, hidden)?,
             down: matrix("ffn_down", hidden, feed_forward)?,
+            norms: Norms {
+                attention,
+                feed_forward: vector("ffn_norm", hidden)?,
+                heads: norms(self.structure.head_norms, ["attn_q_norm", "attn_k_norm"], head)?,
+                post: norms(
+                    self.structure.post_norms,
+                    ["post_attention_norm", "post_ffw_norm"],
+                    hidden,
+                )?,
+            },
         })
     }
 
     fn matrix(&self, name: &str, rows: usize, width: usize) -> Result<Matrix, ExecutorError> {
-        let (format, row_bytes, _) = self.measured(name, &[width as u64, rows as u64])?;
-        Ok(Matrix::new(Arc::clone(self.file), name.into(), format, rows, width, row_bytes))
+        let (kind, _, view) = self.measured(name, &[width as u64, rows as u64])?;
+        let bad = |why: String| ExecutorError::BadTensor { tensor: name.into(), why };
+        let make = || pack(kind, rows, width, view.bytes);
+        let Some(packs) = self.packs else {
+            let bytes = make().map_err(|error| bad(error.to_string()))?;
+            return Ok(Matrix { kind, rows, width, bytes: Bytes::Own(bytes) });
+        };
+        let digest = self.digest(name)?;
+        let label = format!("{LAYOUT}-{kind:?}-{rows}x{width}-{digest}");
+        let size = packed_size(kind, rows, width);
+        let bytes = match packs.get(&label, size) {
+            Some(pack) => Bytes::Mapped(pack),
+            None => {
+                let bytes = make().map_err(|error| bad(error.to_string()))?;
+                packs.put(&label, &bytes).map_or(Bytes::Own(bytes), Bytes::Mapped)
+            }
+        };
+        Ok(Matrix { kind, rows, width, bytes })
+    }
+
+    fn digest(&self, name: &str) -> Result<Digest, ExecutorError> {
+        let tensors = &self.manifest.tensors;
+        let found = tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name));
+        found
+            .map(|index| tensors[index].digest)
+            .map_err(|_| ExecutorError::MissingTensor(name.into()))
     }
 
     fn vector(&self, name: &str, width: usize) -> Result<Vec<f32>, ExecutorError> {
-        let (format, _, view) = self.measured(name, &[width as u64])?;
+        let (kind, _, view) = self.measured(name, &[width as u64])?;
         let mut values = vec![0.0; width];
-        format.unpack(view.bytes, &mut values);
+        taimatsu_kernels::unpack_row(kind, view.bytes, &mut values);
         Ok(values)
     }
 
-    /// A tensor with its format and the bytes of a row, if it is what the model says it is.
-    /// `shape` begins with the row's width, as GGUF does.
+    /// A tensor with its kind and the bytes of a row, if it is what the model says it is. `shape`
+    /// begins with the row's width, as GGUF does.
     fn measured(
         &self,
         name: &str,
         shape: &[u64],
-    ) -> Result<(Format, usize, TensorView<'_>), ExecutorError> {
+    ) -> Result<(Kind, usize, TensorView<'_>), ExecutorError> {
         let view =
             self.file.tensor(name).ok_or_else(|| ExecutorError::MissingTensor(name.into()))?;
-        let format = Format::of(view.ty).ok_or_else(|| ExecutorError::UnsupportedType {
+        let kind = kind_of(view.ty).ok_or_else(|| ExecutorError::UnsupportedType {
             tensor: name.into(),
             ty: view.ty.to_string(),
         })?;
@@ -136,49 +182,46 @@ impl<'a> Weights<'a> {
         if view.shape != shape {
             return Err(bad(format!("its shape is {:?}, expected {shape:?}", view.shape)));
         }
+        let width = shape[0] as usize;
+        if !width.is_multiple_of(kind.weights()) {
+            return Err(bad(format!("{width} weights a row are not whole blocks")));
+        }
+        let row_bytes = width / kind.weights() * kind.bytes();
         let rows: u64 = shape[1..].iter().product();
-        let row_bytes = format
-            .bytes_of(shape[0] as usize)
-            .ok_or_else(|| bad(format!("{} weights a row are not whole blocks", shape[0])))?;
         if view.bytes.len() as u64 != row_bytes as u64 * rows {
             return Err(bad(format!("it has {} bytes", view.bytes.len())));
         }
-        Ok((format, row_bytes, view))
+        Ok((kind, row_bytes, view))
     }
 }
 
-/// Whether a hyper-parameter says that something which this executor lacks is not in use.
-fn is_idle(name: &str, value: &Hyper) -> bool {
-    match (name, value) {
-        ("expert_count" | "expert_used_count", Hyper::Integer(count)) => *count == 0,
-        ("rope.scaling.type", Hyper::Text(kind)) => kind == "none",
-        ("attention.causal", Hyper::Bool(causal)) => *causal,
-        _ => false,
-    }
+const fn kind_of(ty: GgmlType) -> Option<Kind> {
+    Some(match ty {
+        GgmlType::F32 => Kind::F32,
+        GgmlType::F16 => Kind::F16,
+        GgmlType::Bf16 => Kind::Bf16,
+        GgmlType::Q4_0 => Kind::Q4_0,
+        GgmlType::Q4_1 => Kind::Q4_1,
+        GgmlType::Q5_0 => Kind::Q5_0,
+        GgmlType::Q5_1 => Kind::Q5_1,
+        GgmlType::Q8_0 => Kind::Q8_0,
+        GgmlType::Q2K => Kind::Q2K,
+        GgmlType::Q3K => Kind::Q3K,
+        GgmlType::Q4K => Kind::Q4K,
+        GgmlType::Q5K => Kind::Q5K,
+        GgmlType::Q6K => Kind::Q6K,
+        _ => return None,
+    })
 }
 
-/// Whether a Llama model has a tensor of this name.
-fn is_known(name: &str) -> bool {
-    let block = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-    match block {
-        Some((_, part)) => IN_BLOCK.contains(&part),
-        None => [EMBEDDING, "output_norm.weight", OUTPUT].contains(&name),
-    }
+/// What a block's tensor is called in it.
+fn block_part(name: &str) -> Option<&str> {
+    name.strip_prefix("blk.")?.split_once('.').map(|(_, part)| part)
 }
+
+/// Begins the name of a packed tensor: another layout is another file.
+const LAYOUT: &str = "k1";
 
 const EMBEDDING: &str = "token_embd.weight";
-
+const OUTPUT_NORM: &str = "output_norm.weight";
 const OUTPUT: &str = "output.weight";
-
-/// The tensors of a block.
-const IN_BLOCK: [&str; 9] = [
-    "attn_norm.weight",
-    "attn_q.weight",
-    "attn_k.weight",
-    "attn_v.weight",
-    "attn_output.weight",
-    "ffn_norm.weight",
-    "ffn_gate.weight",
-    "ffn_up.weight",
-    "ffn_down.weight",
-];

@@ -1,9 +1,12 @@
 //! Works of a batch that were admitted, and their rows of the joined states.
 
-use crate::contract::{ExecutorError, Want};
+use crate::contract::{ExecutorError, KvId, Want};
 
 /// An admitted work.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
+    /// The session's KV.
+    pub(super) kv: KvId,
     /// Its place in the batch.
     pub(super) index: usize,
     /// Absolute position of its first row.

@@ -1,21 +1,21 @@
 //! Models, llama.cpp's answers, and chains of executors over them.
 #![allow(dead_code, clippy::unwrap_used, reason = "for tests; each uses its part")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
-use taimatsu_executor::{
-    CpuExecutor, ExecutorLimits, Input, KvId, LayerExecutor, Output, Want, Work,
-};
-use taimatsu_model::catalogue::SMOLLM2_135M;
-use taimatsu_model::{GgufFile, Manifest, Store, pull, store};
+use taimatsu_executor::{CpuExecutor, Input, KvId, LayerExecutor, Output, Threads, Want, Work};
+use taimatsu_model::catalogue::{GEMMA3_270M, SMOLLM2_135M};
+use taimatsu_model::{CatalogueEntry, GgufFile, Manifest, Packs, Store, pull, store};
 use taimatsu_protocol::Span;
 
 /// A model file and what it says of itself.
 pub(crate) struct Model {
     pub(crate) file: Arc<GgufFile>,
     pub(crate) manifest: Manifest,
+    /// Where its packed tensors are kept, so that many chains load quickly.
+    packs: Option<Packs>,
 }
 
 /// One prompt with llama.cpp's greedy answer.
@@ -66,10 +66,10 @@ pub(crate) fn data(name: &str) -> PathBuf {
 
 impl Model {
     /// Opens a GGUF file.
-    pub(crate) fn open(path: &std::path::Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         let file = Arc::new(GgufFile::open(path).unwrap());
         let manifest = Manifest::of(&file).unwrap();
-        Self { file, manifest }
+        Self { file, manifest, packs: None }
     }
 
     /// One of `tests/data/tiny`.
@@ -79,26 +79,42 @@ impl Model {
 
     /// The real model, pulled once if it is not stored.
     pub(crate) fn smollm() -> Self {
+        Self::real(&SMOLLM2_135M)
+    }
+
+    /// The other one, alike.
+    pub(crate) fn gemma() -> Self {
+        Self::real(&GEMMA3_270M)
+    }
+
+    fn real(entry: &'static CatalogueEntry) -> Self {
         let dir = store::dir_from_environment().expect("a home directory");
-        let model = pull::ensure(&Store::open(&dir).unwrap(), &SMOLLM2_135M).unwrap();
+        let model = pull::ensure(&Store::open(&dir).unwrap(), entry).unwrap();
         let file = Arc::new(GgufFile::open(&model.path).unwrap());
-        Self { file, manifest: model.manifest }
+        let packs = Some(Packs::new(Path::new(env!("CARGO_TARGET_TMPDIR"))));
+        Self { file, manifest: model.manifest, packs }
     }
 
     /// A chain of executors, each with `threads` threads and room for `positions`.
     ///
     /// `cuts` names every hop's blocks, inclusive; no cuts: one hop with the whole model.
     pub(crate) fn chain(&self, cuts: &[&str], threads: usize, positions: u32) -> Chain {
+        self.chain_on(&Threads::start(threads).unwrap(), cuts, positions)
+    }
+
+    /// The same on these threads.
+    pub(crate) fn chain_on(&self, threads: &Threads, cuts: &[&str], positions: u32) -> Chain {
         let blocks = self.manifest.blocks;
         let whole = [format!("0-{}", blocks - 1)];
         let cuts: Vec<&str> = if cuts.is_empty() { vec![whole[0].as_str()] } else { cuts.to_vec() };
-        let limits = ExecutorLimits { kv_positions: positions, threads };
         let hops = cuts
             .iter()
             .map(|cut| {
                 let span = Span::parse_inclusive(cut, blocks).unwrap();
-                let mut executor =
-                    CpuExecutor::load(&self.file, &self.manifest, span, limits).unwrap();
+                let packs = self.packs.as_ref();
+                let (file, manifest) = (&self.file, &self.manifest);
+                let loaded = CpuExecutor::load_on(threads, file, manifest, span, positions, packs);
+                let mut executor = loaded.unwrap();
                 let kv = executor.open(positions, span).unwrap();
                 (executor, kv)
             })

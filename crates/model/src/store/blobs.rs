@@ -104,6 +104,8 @@ impl Store {
     /// Removes what a model that is gone leaves, unless another model needs it too.
     pub(super) fn drop_blobs_of(&self, id: ModelId) -> Result<(), StoreError> {
         let Some(model) = self.stored_blobs(id)? else { return Ok(()) };
+        let tensors = model.manifest.tensors.iter().map(|tensor| tensor.digest);
+        self.packs().forget(&tensors.collect());
         let needed = self.needed_blobs()?;
         for digest in digests(id, &model.manifest) {
             let path = self.blob_path(digest);
