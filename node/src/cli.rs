@@ -12,6 +12,7 @@ use crate::failure::{Code, Failure};
 
 mod arguments;
 mod ask;
+mod bench;
 mod client;
 mod completion;
 mod doctor;
@@ -23,7 +24,7 @@ mod swarm;
 mod trust;
 
 pub(crate) use arguments::{
-    DemoArgs, DemoNodeArgs, RouteArg, RunArgs, ScoreArgs, ServeArgs, UpArgs,
+    BenchArgs, BenchWhat, DemoArgs, DemoNodeArgs, RouteArg, RunArgs, ScoreArgs, ServeArgs, UpArgs,
 };
 
 /// Community-run inference: a model too big for one machine is carried by many.
@@ -103,6 +104,8 @@ enum Command {
     Run(RunArgs),
     /// The best continuations after each token id
     Score(ScoreArgs),
+    /// Measure how fast this machine computes a model
+    Bench(BenchArgs),
     /// Fetch a model of the catalogue
     Pull {
         /// Its name, for example smollm2:135m; with the feature `hf`, also hf:ORG/REPO/FILE.gguf
@@ -304,6 +307,7 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
         Some(Command::Up(_) | Command::Serve(_)) => node::up(&global).await,
         Some(Command::Run(args)) => ask::run(&global, args).await,
         Some(Command::Score(args)) => ask::score(&global, args).await,
+        Some(Command::Bench(args)) => bench::bench(&global, args).await,
         Some(Command::Pull { model }) => pulling::pull(&global, &model).await,
         Some(Command::Ls) => models::list(&global),
         Some(Command::Show { model }) => models::show(&global, &model),

@@ -83,7 +83,8 @@ async fn play(global: &Global, args: &DemoArgs, stages: &Stages) -> Result<Stood
     stages.done("client", &format!("{} · hosts nothing · http://{api}/v1", short(&client.peer)));
     asking::wait_until_covered(&api, &reference, STAND, &mut members).await?;
     stages.done("swarm", "every block has a host; they met through the DHT");
-    let answer = asking::ask(&api, &reference, args, global).await?;
+    let chats = model.manifest().template.is_some();
+    let answer = asking::ask(&api, (&reference, chats), args, global).await?;
     stages.done("answer", &format!("{} tokens", answer.tokens.len()));
     if global.json {
         say(report(args, &answer))?;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use taimatsu_model::{
-    Damage, Manifest, ManifestError, Store, StoreError, StoredModel, Template, TemplateError,
-    Tokenizer, TokenizerError, TokenizerSpec, catalogue,
+    Damage, Manifest, ManifestError, Packs, Store, StoreError, StoredModel, Template,
+    TemplateError, Tokenizer, TokenizerError, TokenizerSpec, catalogue,
 };
 use taimatsu_protocol::{Digest, ModelId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -46,6 +46,8 @@ pub(crate) struct KnownModel {
     pub(crate) tokenizer: Arc<Tokenizer>,
     /// Its weights, where they are on this machine.
     pub(crate) path: Option<PathBuf>,
+    /// Where its packed tensors are kept.
+    pub(crate) packs: Option<Packs>,
     template: Option<Template>,
     blobs: BTreeMap<Digest, Bytes>,
     /// Bytes of the vocabulary's longest token: more of them than the context holds cannot fit.
@@ -102,7 +104,19 @@ impl KnownModel {
         let longest_token = lengths.max().unwrap_or(1).max(1);
         let turns = Arc::new(Semaphore::new(AT_A_TIME));
         let id = manifest.id();
-        Ok(Self { name, id, manifest, tokenizer, path, template, blobs, longest_token, turns })
+        let packs = None;
+        Ok(Self {
+            name,
+            id,
+            manifest,
+            tokenizer,
+            path,
+            packs,
+            template,
+            blobs,
+            longest_token,
+            turns,
+        })
     }
 
     /// The ids of a prompt. Takes milliseconds for a long one, and as long as the template's limit
@@ -252,8 +266,9 @@ impl Library {
             tokenizer: stored.tokenizer_blob,
             template: stored.template_blob,
         };
-        let known = KnownModel::read(name, blobs, Some(stored.path))
+        let mut known = KnownModel::read(name, blobs, Some(stored.path))
             .map_err(|error| unusable(reference, &error))?;
+        known.packs = self.store.as_ref().map(Store::packs);
         Ok(self.keep(known))
     }
 

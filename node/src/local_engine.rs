@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use taimatsu_executor::{ExecutorLimits, Input, LayerExecutor, Output, Want, Work, log_softmax};
+use taimatsu_executor::{
+    ExecutorLimits, Input, LayerExecutor, Output, Threads, Want, Work, log_softmax,
+};
 use taimatsu_protocol::Span;
 
 use crate::answering::{self, Begun, Blame, Source};
@@ -70,9 +72,11 @@ impl LocalEngine {
         let task = crate::question::score_task(&self.model, ids, 1)?;
         let internal = |error: &dyn std::error::Error| EngineError::Internal(error.to_string());
         let positions = task.positions();
-        let mut executor =
-            hosting::load_executor(&self.model, self.whole()?, self.limits(positions))
-                .map_err(|error| internal(&error))?;
+        let whole = self.whole()?;
+        let mut executor = Threads::start(self.threads)
+            .map_err(hosting::LoadError::from)
+            .and_then(|threads| hosting::load_executor(&threads, &self.model, whole, positions))
+            .map_err(|error| internal(&error))?;
         let kv = executor.open(positions, executor.span()).map_err(|error| internal(&error))?;
         let vocab = executor.shape().vocab as usize;
         let mut rows = Vec::new();

@@ -26,8 +26,8 @@ pub const MAX_ANSWER: usize = 32 << 20;
 /// The arithmetic that a host computes with. Hosts of one chain must agree on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Numerics {
-    /// Weights unpacked to f32, every sum in one fixed order: the same bits on every CPU.
-    F32,
+    /// The arithmetic of `docs/numerics.md`: the same bits on every CPU.
+    K1,
     /// The fake executor of tests.
     Echo,
 }

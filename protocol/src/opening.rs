@@ -386,7 +386,7 @@ mod tests {
             model: ModelId::of(b"m"),
             span: Span::whole(30).unwrap(),
             hops: 1,
-            numerics: Numerics::F32,
+            numerics: Numerics::K1,
             receipts: true,
             prompt_len: 3,
             positions: 64,

@@ -425,7 +425,7 @@ fn an_opening_is_checked_against_what_is_hosted() {
     assert_eq!(refused(&mut bench, other), Refusal::UnknownModel);
     let wide = OpeningSummary { span: span("0-10"), ..good };
     assert_eq!(refused(&mut bench, wide), Refusal::WrongSpan(span("0-9")));
-    let candle = OpeningSummary { numerics: Numerics::F32, ..good };
+    let candle = OpeningSummary { numerics: Numerics::K1, ..good };
     assert_eq!(refused(&mut bench, candle), Refusal::Numerics(Numerics::Echo));
     let long = OpeningSummary { positions: 1_025, ..good };
     assert_eq!(refused(&mut bench, long), Refusal::TooLong { limit: 1_024 });

@@ -136,7 +136,7 @@ fn neither_the_asker_nor_another_models_size_is_a_host() {
 fn arithmetics_are_not_mixed() {
     let mixed = table_with(&[(1, "0-14"), (2, "15-29")], |host, said| {
         if host == 2 {
-            said.numerics = Numerics::F32;
+            said.numerics = Numerics::K1;
         }
     });
     assert_eq!(route(&mixed, Wish::Any), Err(PlanError::NoSuchRoute));
@@ -327,7 +327,7 @@ const SMALL: u32 = 5;
 
 fn small_host() -> impl Strategy<Value = Small> {
     let span = (0..SMALL).prop_flat_map(|first| (Just(first), first + 1..=SMALL));
-    let numerics = prop_oneof![4 => Just(Numerics::Echo), 1 => Just(Numerics::F32)];
+    let numerics = prop_oneof![4 => Just(Numerics::Echo), 1 => Just(Numerics::K1)];
     let free = prop_oneof![1 => Just(0_u32), 2 => Just(100), 4 => Just(4_096)];
     (1_u8..6, span, numerics, free, 0_u32..400_000).prop_map(
         |(host, (first, end), numerics, free, micros)| Small {
@@ -366,7 +366,7 @@ fn feasible(hosts: &[Small], from: u32, used: &mut Vec<u8>, wish: Wish, room: bo
 }
 
 fn feasible_in_some_arithmetic(hosts: &[Small], wish: Wish, room: bool) -> bool {
-    [Numerics::Echo, Numerics::F32].into_iter().any(|numerics| {
+    [Numerics::Echo, Numerics::K1].into_iter().any(|numerics| {
         let alike = hosts.iter().filter(|host| host.numerics == numerics);
         let alike: Vec<_> = alike.cloned().collect();
         feasible(&alike, 0, &mut Vec::new(), wish, room)

@@ -25,6 +25,51 @@ pub(crate) struct DemoArgs {
     pub(crate) keep: bool,
 }
 
+/// `taimatsu bench`
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure
+    pub(crate) what: BenchWhat,
+    /// Of which model
+    #[arg(long, default_value = "smollm2:135m")]
+    pub(crate) model: String,
+    /// Threads for computing [default: as `up`]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Tokens of a run [default: 128 for decode, 512 for prefill]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) tokens: Option<u32>,
+    /// Runs; the median counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: u32,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchWhat {
+    /// One token after another
+    Decode,
+    /// A prompt at once
+    Prefill,
+}
+
+impl BenchWhat {
+    /// Tokens of a run where nobody says.
+    pub(crate) const fn usual(self) -> u32 {
+        match self {
+            Self::Decode => 128,
+            Self::Prefill => 512,
+        }
+    }
+
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Prefill => "prefill",
+        }
+    }
+}
+
 /// `taimatsu up`
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UpArgs {

@@ -70,27 +70,33 @@ pub(crate) async fn wait_until_covered(
         .try_this("taimatsu demo -v"))
 }
 
-/// Asks, and streams the answer to stdout (to nowhere with `--json`).
+/// Asks, and streams the answer to stdout (to nowhere with `--json`). A model that does not chat
+/// goes on with the prompt.
 pub(crate) async fn ask(
     api: &str,
-    model: &str,
+    (model, chats): (&str, bool),
     args: &DemoArgs,
     global: &Global,
 ) -> Result<DemoAnswer, Failure> {
-    let body = json!({
+    let mut body = json!({
         "model": model,
-        "messages": [{"role": "user", "content": args.prompt}],
         "max_tokens": args.max_tokens,
         "temperature": 0,
         "stream": true,
         "stream_options": {"taimatsu": true},
     });
+    let path = if chats { "chat/completions" } else { "completions" };
+    if chats {
+        body["messages"] = json!([{"role": "user", "content": args.prompt}]);
+    } else {
+        body["prompt"] = json!(args.prompt);
+    }
     if !global.quiet && !global.json {
         crate::stderr::tell(&format!("\n  you        {}", args.prompt));
         crate::stderr::begin("  swarm      ");
     }
     let failed = |error: reqwest::Error| Failure::of(Code::Failure, "the question failed", &error);
-    let url = format!("http://{api}/v1/chat/completions");
+    let url = format!("http://{api}/v1/{path}");
     let reply = http()?.post(url).json(&body).send().await.map_err(failed)?;
     if !reply.status().is_success() {
         let cause = reply.text().await.unwrap_or_default();
@@ -135,7 +141,9 @@ impl Streamed {
         if let Some(model) = chunk["model"].as_str() {
             model.clone_into(&mut self.model);
         }
-        if let Some(piece) = chunk["choices"][0]["delta"]["content"].as_str() {
+        let choice = &chunk["choices"][0];
+        if let Some(piece) = choice["delta"]["content"].as_str().or_else(|| choice["text"].as_str())
+        {
             self.text.push_str(piece);
             if show {
                 print(piece)?;

@@ -32,6 +32,9 @@ pub(crate) enum LoadError {
     /// The executor refuses it.
     #[error("the executor refuses it")]
     Executor(#[from] ExecutorError),
+    /// A model without blocks.
+    #[error("the model has no blocks")]
+    Empty,
     /// No thread for it.
     #[error("no thread can be started")]
     Thread(#[from] std::io::Error),
@@ -48,9 +51,7 @@ pub(crate) fn load_on(
     span: Span,
     kv_positions: u32,
 ) -> Result<Worker, LoadError> {
-    let file = file(model)?;
-    let executor = CpuExecutor::load_on(threads, &file, &model.manifest, span, kv_positions)?;
-    Ok(Worker::rehearsed(Box::new(executor))?)
+    Ok(Worker::rehearsed(Box::new(load_executor(threads, model, span, kv_positions)?))?)
 }
 
 /// Maps a span's tensors and gives them a thread. Takes as long as the disk does.
@@ -62,7 +63,8 @@ pub(crate) fn load(
     span: Span,
     limits: ExecutorLimits,
 ) -> Result<Worker, LoadError> {
-    let executor = load_executor(model, span, limits)?;
+    let threads = Threads::start(limits.threads)?;
+    let executor = load_executor(&threads, model, span, limits.kv_positions)?;
     Ok(Worker::start(Box::new(executor))?)
 }
 
@@ -71,11 +73,14 @@ pub(crate) fn load(
 /// # Errors
 /// See [`LoadError`].
 pub(crate) fn load_executor(
+    threads: &Threads,
     model: &KnownModel,
     span: Span,
-    limits: ExecutorLimits,
+    kv_positions: u32,
 ) -> Result<CpuExecutor, LoadError> {
-    Ok(CpuExecutor::load(&file(model)?, &model.manifest, span, limits)?)
+    let (file, packs) = (file(model)?, model.packs.as_ref());
+    let manifest = &model.manifest;
+    Ok(CpuExecutor::load_on(threads, &file, manifest, span, kv_positions, packs)?)
 }
 
 fn file(model: &KnownModel) -> Result<Arc<GgufFile>, LoadError> {
@@ -99,7 +104,7 @@ pub(crate) async fn offer(
         model: hosted.model,
         blocks,
         span,
-        numerics: Numerics::F32,
+        numerics: Numerics::K1,
         context: context.min(free_positions),
         free_positions,
     };
