@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use memmap2::Mmap;
 use taimatsu_protocol::Digest;
@@ -14,6 +15,12 @@ use taimatsu_protocol::Digest;
 use crate::store::Store;
 
 const DIGEST: usize = 32;
+
+/// Begins the name of a file that is being written.
+const PARTIAL: &str = "partial-";
+
+/// After so long nobody writes it any more: whoever did was killed.
+const STALE: Duration = Duration::from_secs(3600);
 
 /// A folder of packed tensors.
 #[derive(Debug, Clone)]
@@ -64,11 +71,25 @@ impl Packs {
     #[must_use]
     pub fn put(&self, name: &str, bytes: &[u8]) -> Option<Pack> {
         fs::create_dir_all(&self.dir).ok()?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir).ok()?;
+        self.sweep();
+        let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.dir).ok()?;
         let digest = Digest::of(bytes);
         file.write_all(bytes).and_then(|()| file.write_all(digest.as_bytes())).ok()?;
         file.persist(self.dir.join(name)).ok()?;
         self.get(name, bytes.len())
+    }
+}
+
+impl Packs {
+    /// Removes what somebody who was killed has left.
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let age = entry.metadata().and_then(|about| about.modified()).map(|at| at.elapsed());
+            let is_partial = entry.file_name().to_string_lossy().starts_with(PARTIAL);
+            if is_partial && matches!(age, Ok(Ok(age)) if age > STALE) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 }
 
@@ -105,11 +126,19 @@ mod tests {
         assert!(packs.put(&name, &[4]).is_some());
         packs.forget(&BTreeSet::from([digest]));
         assert!(packs.get(&name, 1).is_none() && packs.get("a", 3).is_some());
+        let [stale, fresh] =
+            ["partial-1", "partial-2"].map(|name| dir.path().join("packs").join(name));
+        for path in [&stale, &fresh] {
+            fs::write(path, b"half").unwrap();
+        }
+        let old = std::time::SystemTime::now() - 2 * STALE;
+        File::options().write(true).open(&stale).unwrap().set_modified(old).unwrap();
         let path = dir.path().join("packs/a");
         let mut bytes = fs::read(&path).unwrap();
         bytes[1] ^= 1;
         fs::write(&path, bytes).unwrap();
         assert!(packs.get("a", 3).is_none());
         assert_eq!(packs.put("a", &[1, 2, 3]).unwrap().bytes(), [1, 2, 3]);
+        assert_eq!((stale.exists(), fresh.exists()), (false, true));
     }
 }
