@@ -7,7 +7,9 @@ import time
 import llama_cpp as l
 
 path, threads = sys.argv[1], int(sys.argv[2])
-l.llama_log_set(l.llama_log_callback(lambda *_: None), None)
+# Kept alive: the library calls it from now on.
+quiet = l.llama_log_callback(lambda *_: None)
+l.llama_log_set(quiet, None)
 l.llama_backend_init()
 model = l.llama_model_load_from_file(path.encode(), l.llama_model_default_params())
 params = l.llama_context_default_params()
