@@ -228,13 +228,14 @@ fn mix<S: Simd>(
         flat[..visible.start].fill(f32::MIN);
         flat[visible.end..].fill(f32::MIN);
     }
-    let seen = &flat[visible.clone()];
-    let sizes = seen.iter().map(|score| (score.to_bits() & 0x7fff_ffff).cast_signed());
+    let sizes = flat[visible.clone()].iter();
+    let sizes = sizes.map(|score| (score.to_bits() & 0x7fff_ffff).cast_signed());
     if sizes.fold(0, Ord::max) >= TOO_LARGE {
         return None;
     }
-    let most =
-        seen.iter().fold(state.most, |most, score| if *score > most { *score } else { most });
+    let mut lanes = [0.0; LANES];
+    s.store(s.max(s.load(&scores[0]), s.load(&scores[1])), &mut lanes);
+    let most = largest(state.most, lanes);
     let shrink = if state.most == f32::NEG_INFINITY {
         s.splat(0.0)
     } else {
@@ -265,6 +266,21 @@ fn mix<S: Simd>(
         }
     }
     Some(())
+}
+
+/// The largest of `most` and the lanes.
+#[inline(always)]
+fn largest(most: f32, mut lanes: [f32; LANES]) -> f32 {
+    let mut apart = LANES / 2;
+    while apart > 0 {
+        for lane in 0..apart {
+            if lanes[lane + apart] > lanes[lane] {
+                lanes[lane] = lanes[lane + apart];
+            }
+        }
+        apart /= 2;
+    }
+    if lanes[0] > most { lanes[0] } else { most }
 }
 
 /// `C` chunks of dimensions of a query's sums: shrunk, and then value by value.

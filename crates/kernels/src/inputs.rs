@@ -198,16 +198,16 @@ impl Kernel for Quantise<'_> {
             *scale = step;
             let inverse = s.splat(inverse);
             let chunks = values.as_chunks::<LANES>().0.iter().zip(words.as_chunks_mut::<4>().0);
-            let mut total = 0;
+            let mut total = s.splat_i(0);
             for (chunk, (values, words)) in chunks.enumerate() {
-                let mut whole = [0; LANES];
-                s.store_i(s.to_i(s.mul(s.load(values), inverse)), &mut whole);
-                for (word, four) in words.iter_mut().zip(whole.as_chunks::<4>().0) {
-                    *word = i32::from_le_bytes(four.map(|number| number as u8));
-                }
-                total += whole.iter().sum::<i32>();
+                let whole = s.to_i(s.mul(s.load(values), inverse));
+                s.store_bytes(whole, words);
+                total = s.add_i(total, whole);
                 if (chunk + 1) % (self.sub / LANES) == 0 {
-                    sums[chunk / (self.sub / LANES)] = std::mem::take(&mut total);
+                    let mut lanes = [0; LANES];
+                    s.store_i(total, &mut lanes);
+                    sums[chunk / (self.sub / LANES)] = lanes.iter().sum();
+                    total = s.splat_i(0);
                 }
             }
             if let [sum] = sums {

@@ -138,6 +138,15 @@ pub(crate) trait Simd: Copy {
 
     fn splat_i(self, value: i32) -> Self::I;
     fn store_i(self, value: Self::I, to: &mut [i32; LANES]);
+    /// Sixteen integers from -128 to 127, as bytes.
+    #[inline(always)]
+    fn store_bytes(self, value: Self::I, to: &mut [i32; 4]) {
+        let mut lanes = [0; LANES];
+        self.store_i(value, &mut lanes);
+        for (word, four) in to.iter_mut().zip(lanes.as_chunks::<4>().0) {
+            *word = i32::from_le_bytes(four.map(|number| number as u8));
+        }
+    }
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// The low 32 bits of the product.
     fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;

@@ -156,6 +156,14 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn store_bytes(self, value: Self::I, to: &mut [i32; 4]) {
+        // SAFETY: as above, and the pointers are into arrays of the length that is read or written.
+        unsafe {
+            _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(value));
+        }
+    }
+
+    #[inline(always)]
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: a value of this type proves that the CPU has the instruction.
         unsafe { _mm512_add_epi32(a, b) }
