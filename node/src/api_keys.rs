@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use taimatsu_model::whole_file;
 use zeroize::Zeroizing;
 
 use crate::config::{self, API_KEY};
 use crate::failure::{Code, Failure};
-use crate::whole_file;
 
 /// The largest file of keys that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use taimatsu_model::whole_file;
 use taimatsu_network::{Multiaddr, Network, PeerStatus};
 
 use crate::driver::clock::Clock;
 use crate::home::write_private;
-use crate::whole_file;
 
 /// Peers kept of one swarm; who was seen last stays.
 const MOST: usize = 64;

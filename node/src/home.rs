@@ -1,16 +1,16 @@
 //! A node's home directory: its key, its lock, and the note that tells other commands where its
 //! API is.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use taimatsu_model::whole_file;
 use zeroize::Zeroizing;
 
 use crate::failure::{Code, Failure};
-use crate::whole_file;
 
 /// A home that this process alone uses, until it is dropped.
 #[derive(Debug)]
@@ -42,7 +42,10 @@ impl Home {
                 .try_this("--home DIR, with a directory that you can write to")
         };
         make_private_dir(path).map_err(unusable)?;
-        let lock = open_lock(&path.join("lock")).map_err(unusable)?;
+        let lock = path.join("lock");
+        let lock = whole_file::open_lock(&lock).map_err(|error| {
+            unusable(io::Error::new(error.kind(), format!("{}: {error}", lock.display())))
+        })?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(in_use(path)),
@@ -135,15 +138,6 @@ fn in_use(path: &Path) -> Failure {
     Failure::new(Code::Resources, format!("a node already runs on {}", path.display()))
         .because(cause)
         .try_this("taimatsu status, or --home DIR for a second node")
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    if let Err(error) = whole_file::need_regular(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
-    }
-    OpenOptions::new().create(true).write(true).truncate(false).open(path)
 }
 
 fn make_private_dir(path: &Path) -> io::Result<()> {

@@ -43,7 +43,6 @@ mod swarm_engine;
 mod swarm_map;
 mod swarm_source;
 mod text;
-mod whole_file;
 mod worker;
 
 pub use cli::{main, main_with};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use taimatsu_executor::CpuExecutor;
 use taimatsu_protocol::control::HopFailure;
 use taimatsu_protocol::opening::MAX_PROMPT;
 use taimatsu_protocol::{Digest, ModelId};
@@ -16,8 +17,8 @@ use crate::run::{Kind, Task};
 /// whole context for every short answer would leave room for nobody else.
 const DEFAULT_ANSWER: u32 = 2_048;
 
-/// The arithmetic of all executors so far, and the sampler's; a change of either's bits is counted.
-const NUMERICS: &str = "f32 1";
+/// Counts changes of the sampler's bits.
+const SAMPLER: u32 = 1;
 
 /// A question that is ready to be computed.
 pub(crate) struct Prepared {
@@ -70,7 +71,9 @@ pub(crate) async fn prepare(
 /// Equal for answers that one seed makes equal: another model, or arithmetic with other bits, has
 /// another.
 fn fingerprint(model: &ModelId) -> String {
-    let digest = Digest::of(format!("taimatsu fingerprint {model} {NUMERICS}").as_bytes());
+    let numerics = CpuExecutor::NUMERICS;
+    let digest =
+        Digest::of(format!("taimatsu fingerprint {model} {numerics} {SAMPLER}").as_bytes());
     let digits: String = digest.as_bytes()[..6].iter().map(|b| format!("{b:02x}")).collect();
     format!("fp_{digits}")
 }

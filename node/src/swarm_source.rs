@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use taimatsu_peer::policy::RETRY_MS;
 use taimatsu_peer::retry::{Attempts, Fault};
-use taimatsu_peer::routing::{Chain, PlanError, Wish};
+use taimatsu_peer::routing::{self, Chain, PlanError, Wish};
 use taimatsu_peer::session::Failure;
 use taimatsu_peer::{self as peer, AnswerEnd, AnswerReport, Input, Observed, RouteError};
 use taimatsu_protocol::opening::Refusal;
@@ -130,19 +130,12 @@ impl SwarmSource {
     /// What this node cannot compute by itself: of a model in several spans, what none of them
     /// holds, or all of it where they only cover it together.
     fn not_hosted_here(&self) -> Vec<[u32; 2]> {
-        let hosted = self.engine.hosted.borrow();
-        let here = |block| {
-            let of_model = hosted.iter().filter(|hosted| hosted.model == self.model.id);
-            of_model.map(|hosted| hosted.worker.span().blocks()).any(|span| span.contains(&block))
-        };
-        let mut missing: Vec<[u32; 2]> = Vec::new();
         let all = self.model.manifest.blocks;
-        for block in (0..all).filter(|block| !here(*block)) {
-            match missing.last_mut().filter(|last| last[1] + 1 == block) {
-                Some(last) => last[1] = block,
-                None => missing.push([block, block]),
-            }
-        }
+        let missing = {
+            let hosted = self.engine.hosted.borrow();
+            let here = hosted.iter().filter(|hosted| hosted.model == self.model.id);
+            routing::missing(here.map(|hosted| hosted.worker.span()), all)
+        };
         if missing.is_empty() { vec![[0, all.saturating_sub(1)]] } else { missing }
     }
 

@@ -1,5 +1,7 @@
 //! What a host says it hosts, signed; and the two questions that nodes ask each other.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,15 @@ pub enum Numerics {
     K1,
     /// The fake executor of tests.
     Echo,
+}
+
+impl fmt::Display for Numerics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::K1 => "k1",
+            Self::Echo => "echo",
+        })
+    }
 }
 
 /// One span of one model on one host.

@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 use taimatsu_kernels::{Level, Pool, frequencies, self_test};
 use taimatsu_model::{GgufFile, Manifest, Packs};
-use taimatsu_protocol::Span;
+use taimatsu_protocol::{Numerics, Span};
 
 use crate::contract::{ExecutorError, KvId, LayerExecutor, ModelShape, Output, Work, check_part};
 use block::{Block, Room};
 use engine::Engine;
 use kv::KvStore;
-use load::Weights;
+use load::{Matrix, Weights};
 use structure::Structure;
 
 /// What an executor may use of the machine.
@@ -73,6 +73,9 @@ pub struct CpuExecutor {
 }
 
 impl CpuExecutor {
+    /// The arithmetic that it computes with.
+    pub const NUMERICS: Numerics = Numerics::K1;
+
     /// Prepares `span` of the model that `manifest` describes, from the file it was made of.
     ///
     /// # Errors
@@ -135,7 +138,7 @@ impl CpuExecutor {
     /// Bytes of the span's weights as they are read for every token.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
-        self.engine.weight_bytes()
+        self.engine.matrices().map(Matrix::size).sum()
     }
 }
 
@@ -179,11 +182,12 @@ impl LayerExecutor for CpuExecutor {
     }
 
     fn is_sound(&self) -> bool {
-        self.file.is_as_opened()
+        self.file.is_as_opened() && self.engine.matrices().all(Matrix::is_as_loaded)
     }
 
     fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>> {
-        if !self.is_sound() {
+        // The file is read in each step; the packed tensors are looked at by whoever asks.
+        if !self.file.is_as_opened() {
             return batch.iter().map(|_| Err(ExecutorError::FileChanged)).collect();
         }
         self.engine.step(&self.threads, batch)

@@ -5,9 +5,9 @@ mod support;
 
 use support::Model;
 use taimatsu_executor::{
-    CpuExecutor, ExecutorError, ExecutorLimits, Input, KvId, LayerExecutor, Want, Work,
+    CpuExecutor, ExecutorError, ExecutorLimits, Input, KvId, LayerExecutor, Threads, Want, Work,
 };
-use taimatsu_model::{Hyper, Manifest, TensorEntry};
+use taimatsu_model::{Hyper, Manifest, Packs, TensorEntry};
 use taimatsu_protocol::Span;
 
 #[test]
@@ -126,4 +126,21 @@ fn tokens(kv: KvId, start: u32, ids: &[u32], want: Want) -> Work<'_> {
 
 fn hidden_work(kv: KvId, start: u32, values: &[f32]) -> Work<'_> {
     Work { kv, start, input: Input::Hidden(values), want: Want::LastLogits }
+}
+
+/// Packed tensors are mapped: what somebody writes there would be computed with.
+#[test]
+fn a_packed_tensor_that_is_written_to_is_noticed() {
+    let Model { file, manifest, .. } = Model::tiny("llama.q4_1.gguf");
+    let dir = tempfile::tempdir().unwrap();
+    let packs = Packs::new(dir.path());
+    let (threads, span) = (Threads::start(1).unwrap(), Span::parse_inclusive("1-2", 4).unwrap());
+    let load = || CpuExecutor::load_on(&threads, &file, &manifest, span, 16, Some(&packs)).unwrap();
+    let executor = load();
+    assert!(executor.is_sound());
+    let some = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::File::options().write(true).open(some).unwrap();
+    file.set_len(7).unwrap();
+    assert!(!executor.is_sound());
+    assert!(load().is_sound(), "it is packed anew");
 }

@@ -31,22 +31,6 @@ pub fn self_test(pool: &Pool, level: Level) -> Result<(), NotK1> {
     if found == GOLDEN { Ok(()) } else { Err(NotK1 { level, found }) }
 }
 
-const KINDS: [Kind; 13] = [
-    Kind::F32,
-    Kind::F16,
-    Kind::Bf16,
-    Kind::Q4_0,
-    Kind::Q4_1,
-    Kind::Q5_0,
-    Kind::Q5_1,
-    Kind::Q8_0,
-    Kind::Q2K,
-    Kind::Q3K,
-    Kind::Q4K,
-    Kind::Q5K,
-    Kind::Q6K,
-];
-
 const WIDTH: usize = 256;
 const ROWS: usize = 20;
 const POSITIONS: usize = 11;
@@ -55,7 +39,7 @@ fn mixed(pool: &Pool, level: Level) -> Option<u64> {
     let mut luck = Luck(1);
     let mut mix = Mix(0xcbf2_9ce4_8422_2325);
     let values: Vec<f32> = (0..POSITIONS * WIDTH).map(|_| luck.number()).collect();
-    for kind in KINDS {
+    for kind in Kind::ALL {
         let source = luck.blocks(kind);
         let bytes = pack(kind, ROWS, WIDTH, &source).ok()?;
         let weights = Packed::new(kind, ROWS, WIDTH, &bytes).ok()?;

@@ -47,6 +47,23 @@ pub(crate) enum Family {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
     pub(crate) const fn family(self) -> Family {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => Family::Plain,
@@ -192,4 +209,51 @@ fn six_bits(sub: usize, small: &[u8]) -> (u8, u8) {
     }
     let both = small[sub + 4];
     (both & 0xf | small[sub - 4] >> 6 << 4, both >> 4 | small[sub] >> 6 << 4)
+}
+
+/// Weights of one row of a GGUF file, as the format defines them: for looking up embeddings.
+///
+/// # Panics
+/// If the bytes are not those of a row so long.
+pub fn unpack_row(kind: Kind, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(bytes.len(), out.len() / kind.weights() * kind.bytes(), "bytes of one row");
+    let blocks = bytes.chunks_exact(kind.bytes()).zip(out.chunks_exact_mut(kind.weights()));
+    for (block, out) in blocks {
+        match kind.family() {
+            Family::Plain => out[0] = plain(kind, block),
+            Family::Narrow { offset, minimum, .. } => {
+                let Narrow { d, m, q } = Narrow::read(kind, block);
+                for (out, q) in out.iter_mut().zip(q) {
+                    *out = (i32::from(q) - offset) as f32 * single(d);
+                    if minimum {
+                        *out += single(m);
+                    }
+                }
+            }
+            Family::Super { sub, offset, minimum, .. } => {
+                let Super { d, dmin, scales, minima, q } = Super::read(kind, block);
+                for (i, (out, q)) in out.iter_mut().zip(q).enumerate() {
+                    let whole = (i32::from(q) - offset) as f32;
+                    *out = single(d) * f32::from(scales[i / sub]) * whole;
+                    if minimum {
+                        *out -= single(dmin) * f32::from(minima[i / sub]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn plain(kind: Kind, bytes: &[u8]) -> f32 {
+    match *bytes {
+        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+        [a, b] if kind == Kind::F16 => single(u16::from_le_bytes([a, b])),
+        [a, b] => f32::from_bits(u32::from(u16::from_le_bytes([a, b])) << 16),
+        _ => 0.0,
+    }
+}
+
+/// A half by its bits.
+fn single(half: u16) -> f32 {
+    half::f16::from_bits(half).to_f32_const()
 }

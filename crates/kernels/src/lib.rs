@@ -23,9 +23,9 @@ mod simd;
 pub use attend::{PAGE, page_size, write};
 pub use golden::{NotK1, self_test};
 pub use inputs::{Form, Inputs, NonFinite, check};
-pub use kind::Kind;
+pub use kind::{Kind, unpack_row};
 
-pub use packed::{PackError, Packed, pack, packed_size, unpack_row};
+pub use packed::{PackError, Packed, pack, packed_size};
 pub use passes::{Heads, Session};
 pub use pointwise::{Gate, Pairs, Turn, add, frequencies, gate, rms_norm, rotate, scale};
 pub use pool::Pool;

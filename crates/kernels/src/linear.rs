@@ -66,46 +66,36 @@ impl Linear<'_> {
         for group in self.groups.clone() {
             let mut first = 0;
             while first + 8 <= positions {
-                self.put(
-                    group,
-                    first,
-                    tile.sums::<S, 8>(s, self.weights, self.inputs, group, first),
-                );
-                first += 8;
+                first = self.tile::<S, T, 8>(s, tile, group, first);
             }
             if first + 4 <= positions {
-                self.put(
-                    group,
-                    first,
-                    tile.sums::<S, 4>(s, self.weights, self.inputs, group, first),
-                );
-                first += 4;
+                first = self.tile::<S, T, 4>(s, tile, group, first);
             }
             if first + 2 <= positions {
-                self.put(
-                    group,
-                    first,
-                    tile.sums::<S, 2>(s, self.weights, self.inputs, group, first),
-                );
-                first += 2;
+                first = self.tile::<S, T, 2>(s, tile, group, first);
             }
             if first < positions {
-                self.put(
-                    group,
-                    first,
-                    tile.sums::<S, 1>(s, self.weights, self.inputs, group, first),
-                );
+                self.tile::<S, T, 1>(s, tile, group, first);
             }
         }
     }
 
+    /// Computes `P` positions from `first` on; gives the position after them.
     #[inline(always)]
-    fn put<const P: usize>(&self, group: usize, first: usize, sums: [[f32; LANES]; P]) {
+    fn tile<S: Simd, T: Tile, const P: usize>(
+        &self,
+        s: S,
+        tile: T,
+        group: usize,
+        first: usize,
+    ) -> usize {
+        let sums = tile.sums::<S, P>(s, self.weights, self.inputs, group, first);
         let column = group * LANES;
         let count = LANES.min(self.weights.rows - column);
         for (index, sums) in sums.iter().enumerate() {
             self.out.write(first + index, column, &sums[..count]);
         }
+        first + P
     }
 }
 

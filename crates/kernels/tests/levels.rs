@@ -5,24 +5,8 @@
 use proptest::prelude::*;
 use taimatsu_kernels::{
     Gate, Heads, Inputs, Kind, Level, NonFinite, PAGE, Packed, Pairs, Pool, Session, Turn,
-    frequencies, gate, pack, page_size, rms_norm, rotate, write,
+    frequencies, gate, pack, page_size, rms_norm, rotate, unpack_row, write,
 };
-
-const KINDS: [Kind; 13] = [
-    Kind::Q2K,
-    Kind::Q3K,
-    Kind::F32,
-    Kind::F16,
-    Kind::Bf16,
-    Kind::Q4_0,
-    Kind::Q4_1,
-    Kind::Q5_0,
-    Kind::Q5_1,
-    Kind::Q8_0,
-    Kind::Q4K,
-    Kind::Q5K,
-    Kind::Q6K,
-];
 
 /// Numbers of all sizes, and what is none.
 fn hostile() -> impl Strategy<Value = f32> {
@@ -95,7 +79,7 @@ proptest! {
 
     #[test]
     fn layers_agree(
-        kind in proptest::sample::select(&KINDS[..]),
+        kind in proptest::sample::select(&Kind::ALL[..]),
         rows in 1_usize..70,
         blocks in 1_usize..4,
         positions in 1_usize..12,
@@ -219,10 +203,12 @@ proptest! {
 #[test]
 fn layers_are_products() {
     let pool = Pool::start(2).unwrap();
-    for kind in KINDS {
+    for kind in Kind::ALL {
         let (rows, width) = (37, if kind.weights() == 1 { 100 } else { 512 });
-        let packed = pack(kind, rows, width, &matrix(kind, rows, width, 7)).unwrap();
+        let source = matrix(kind, rows, width, 7);
+        let packed = pack(kind, rows, width, &source).unwrap();
         let weights = Packed::new(kind, rows, width, &packed).unwrap();
+        let row_bytes = source.len() / rows;
         let values: Vec<f32> =
             (0..width).map(|i| ((i * 7919 % 255) as f32 - 127.0) / 64.0).collect();
         let mut inputs = Inputs::default();
@@ -231,7 +217,7 @@ fn layers_are_products() {
         pool.linear(Level::detect(), &inputs, &mut [(weights, &mut out)]);
         for (row, found) in out.into_iter().enumerate() {
             let mut unpacked = vec![0.0; width];
-            weights.row(row, &mut unpacked);
+            unpack_row(kind, &source[row * row_bytes..][..row_bytes], &mut unpacked);
             let products =
                 || unpacked.iter().zip(&values).map(|(w, x)| f64::from(*w) * f64::from(*x));
             let exact: f64 = products().sum();

@@ -6,11 +6,9 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::time::SystemTime;
-
-use memmap2::Mmap;
 
 use crate::ggml::GgmlType;
+use crate::mapped::Mapped;
 
 mod reader;
 
@@ -137,15 +135,14 @@ struct TensorInfo {
 
 #[derive(Debug)]
 enum Data {
-    /// The file is held to see whether somebody writes to it, with when that was last.
-    Mapped(Mmap, File, Option<SystemTime>),
+    Mapped(Mapped),
     Owned(Vec<u8>),
 }
 
 impl Data {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Mapped(map, ..) => map,
+            Self::Mapped(mapped) => mapped.bytes(),
             Self::Owned(bytes) => bytes,
         }
     }
@@ -157,20 +154,14 @@ impl GgufFile {
     /// # Errors
     /// See [`GgufError`].
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let file = File::open(path)?;
-        let map = crate::mapped::map(&file)?;
-        let written = file.metadata()?.modified().ok();
-        Self::parse(Data::Mapped(map, file, written))
+        Self::parse(Data::Mapped(Mapped::new(File::open(path)?)?))
     }
 
-    /// Whether nobody has written to the file under the map: what was written would be computed
-    /// with, and reading one that was shortened ends the process.
+    /// Whether nobody has written to the file since.
     #[must_use]
     pub fn is_as_opened(&self) -> bool {
         match &self.data {
-            Data::Mapped(map, file, written) => file.metadata().is_ok_and(|about| {
-                about.len() >= map.len() as u64 && about.modified().ok() == *written
-            }),
+            Data::Mapped(mapped) => mapped.is_as_opened(),
             Data::Owned(_) => true,
         }
     }

@@ -39,6 +39,7 @@ pub mod pull;
 pub mod store;
 pub mod template;
 pub mod tokenizer;
+pub mod whole_file;
 
 pub use catalogue::CatalogueEntry;
 pub use ggml::{GgmlType, UnknownType};

@@ -4,14 +4,15 @@
 //! that cannot be written, is a file that is not there: the caller makes the bytes anew.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use memmap2::Mmap;
+use data_encoding::HEXLOWER;
 use taimatsu_protocol::Digest;
 
+use crate::mapped::Mapped;
 use crate::store::Store;
 
 const DIGEST: usize = 32;
@@ -31,7 +32,7 @@ pub struct Packs {
 /// A packed tensor, mapped.
 #[derive(Debug)]
 pub struct Pack {
-    map: Mmap,
+    mapped: Mapped,
 }
 
 impl Packs {
@@ -41,56 +42,62 @@ impl Packs {
         Self { dir: dir.to_owned() }
     }
 
-    /// The bytes under this name, if they are there, as many, and whole.
+    /// The tensor of this digest in this form, if it is there, of that size, and whole.
     #[must_use]
-    pub fn get(&self, name: &str, size: usize) -> Option<Pack> {
-        let file = File::open(self.dir.join(name)).ok()?;
-        if file.metadata().ok()?.len() != (size + DIGEST) as u64 {
+    pub fn get(&self, tensor: &Digest, form: &str, size: usize) -> Option<Pack> {
+        let mapped = Mapped::new(File::open(self.path(tensor, form)).ok()?).ok()?;
+        if mapped.bytes().len() != size + DIGEST {
             return None;
         }
-        let map = crate::mapped::map(&file).ok()?;
-        let (bytes, digest) = map.split_at(size);
-        (Digest::of(bytes).as_bytes() == digest).then_some(Pack { map })
+        let (bytes, digest) = mapped.bytes().split_at(size);
+        (Digest::of(bytes).as_bytes() == digest).then_some(Pack { mapped })
     }
 
-    /// Removes what was packed of these tensors: names end with a tensor's digest. What another
-    /// model shares is made anew when it is wanted.
+    /// Keeps a tensor in a form, and maps it; `None` where that cannot be done.
+    #[must_use]
+    pub fn put(&self, tensor: &Digest, form: &str, bytes: &[u8]) -> Option<Pack> {
+        fs::create_dir_all(&self.dir).ok()?;
+        self.sweep();
+        let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.dir).ok()?;
+        let digest = Digest::of(bytes);
+        file.write_all(bytes).and_then(|()| file.write_all(digest.as_bytes())).ok()?;
+        file.persist(self.path(tensor, form)).ok()?;
+        self.get(tensor, form, bytes.len())
+    }
+
+    /// Removes all forms of these tensors. What another model shares is made anew when it is wanted.
     pub(crate) fn forget(&self, tensors: &BTreeSet<Digest>) {
-        let ends: BTreeSet<String> = tensors.iter().map(ToString::to_string).collect();
+        let named: BTreeSet<String> = tensors.iter().map(hex).collect();
+        self.remove(|name, _| {
+            name.split_once('-').is_some_and(|(tensor, _)| named.contains(tensor))
+        });
+    }
+
+    /// Removes what somebody who was killed has left.
+    fn sweep(&self) {
+        self.remove(|name, entry| {
+            let written = || entry.metadata().and_then(|about| about.modified()).ok();
+            let age = || written().and_then(|at| at.elapsed().ok());
+            name.starts_with(PARTIAL) && age().is_some_and(|age| age > STALE)
+        });
+    }
+
+    fn remove(&self, is_meant: impl Fn(&str, &DirEntry) -> bool) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let end = name.to_str().and_then(|name| name.rsplit_once('-'));
-            if end.is_some_and(|(_, digest)| ends.contains(digest)) {
+            if entry.file_name().to_str().is_some_and(|name| is_meant(name, &entry)) {
                 // A cache: what cannot be removed does no harm.
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
 
-    /// Keeps bytes under a name, and maps them; `None` where that cannot be done.
-    #[must_use]
-    pub fn put(&self, name: &str, bytes: &[u8]) -> Option<Pack> {
-        fs::create_dir_all(&self.dir).ok()?;
-        self.sweep();
-        let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.dir).ok()?;
-        let digest = Digest::of(bytes);
-        file.write_all(bytes).and_then(|()| file.write_all(digest.as_bytes())).ok()?;
-        file.persist(self.dir.join(name)).ok()?;
-        self.get(name, bytes.len())
+    fn path(&self, tensor: &Digest, form: &str) -> PathBuf {
+        self.dir.join(format!("{}-{form}", hex(tensor)))
     }
 }
 
-impl Packs {
-    /// Removes what somebody who was killed has left.
-    fn sweep(&self) {
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let age = entry.metadata().and_then(|about| about.modified()).map(|at| at.elapsed());
-            let is_partial = entry.file_name().to_string_lossy().starts_with(PARTIAL);
-            if is_partial && matches!(age, Ok(Ok(age)) if age > STALE) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
+fn hex(digest: &Digest) -> String {
+    HEXLOWER.encode(digest.as_bytes())
 }
 
 impl Store {
@@ -105,40 +112,62 @@ impl Pack {
     /// The tensor's bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.map[..self.map.len() - DIGEST]
+        let bytes = self.mapped.bytes();
+        &bytes[..bytes.len() - DIGEST]
+    }
+
+    /// Whether nobody has written to it since.
+    #[must_use]
+    pub fn is_as_opened(&self) -> bool {
+        self.mapped.is_as_opened()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     #[test]
     fn what_is_damaged_is_not_there() {
         let dir = tempfile::tempdir().unwrap();
         let packs = Packs::new(&dir.path().join("packs"));
-        assert!(packs.get("a", 3).is_none());
-        assert_eq!(packs.put("a", &[1, 2, 3]).unwrap().bytes(), [1, 2, 3]);
-        assert_eq!(packs.get("a", 3).unwrap().bytes(), [1, 2, 3]);
-        assert!(packs.get("a", 4).is_none());
-        let digest = Digest::of(b"tensor");
-        let name = format!("k1-{digest}");
-        assert!(packs.put(&name, &[4]).is_some());
-        packs.forget(&BTreeSet::from([digest]));
-        assert!(packs.get(&name, 1).is_none() && packs.get("a", 3).is_some());
-        let [stale, fresh] =
-            ["partial-1", "partial-2"].map(|name| dir.path().join("packs").join(name));
+        let [one, other] = [b"one", b"two"].map(|tensor| Digest::of(tensor));
+        assert!(packs.get(&one, "a", 3).is_none());
+        let pack = packs.put(&one, "a", &[1, 2, 3]).unwrap();
+        assert_eq!(pack.bytes(), [1, 2, 3]);
+        assert_eq!(packs.get(&one, "a", 3).unwrap().bytes(), [1, 2, 3]);
+        assert!(packs.get(&one, "a", 4).is_none() && packs.get(&one, "b", 3).is_none());
+        let path = packs.path(&one, "a");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[1] ^= 1;
+        assert!(pack.is_as_opened());
+        fs::write(&path, bytes).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(SystemTime::UNIX_EPOCH)
+            .unwrap();
+        assert!(!pack.is_as_opened());
+        assert!(packs.get(&one, "a", 3).is_none());
+        assert_eq!(packs.put(&one, "a", &[1, 2, 3]).unwrap().bytes(), [1, 2, 3]);
+        assert!(packs.put(&other, "a", &[4]).is_some());
+        packs.forget(&BTreeSet::from([other]));
+        assert!(packs.get(&other, "a", 1).is_none() && packs.get(&one, "a", 3).is_some());
+    }
+
+    #[test]
+    fn what_a_killed_packer_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let packs = Packs::new(dir.path());
+        let [stale, fresh] = ["partial-1", "partial-2"].map(|name| dir.path().join(name));
         for path in [&stale, &fresh] {
             fs::write(path, b"half").unwrap();
         }
-        let old = std::time::SystemTime::now() - 2 * STALE;
+        let old = SystemTime::now() - 2 * STALE;
         File::options().write(true).open(&stale).unwrap().set_modified(old).unwrap();
-        let path = dir.path().join("packs/a");
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[1] ^= 1;
-        fs::write(&path, bytes).unwrap();
-        assert!(packs.get("a", 3).is_none());
-        assert_eq!(packs.put("a", &[1, 2, 3]).unwrap().bytes(), [1, 2, 3]);
+        assert!(packs.put(&Digest::of(b"one"), "a", &[1]).is_some());
         assert_eq!((stale.exists(), fresh.exists()), (false, true));
     }
 }

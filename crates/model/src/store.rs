@@ -22,6 +22,7 @@ use crate::gguf::GgufFile;
 use crate::manifest::{MAX_MANIFEST, Manifest, TEMPLATE_KEY};
 use crate::template::MAX_TEMPLATE;
 use crate::tokenizer::{MAX_TOKENIZER, TokenizerSpec};
+use crate::whole_file;
 
 mod blobs;
 mod error;
@@ -38,7 +39,7 @@ pub use index::{Listed, Names};
 pub use place::{default_dir, dir_from_environment};
 pub use removal::Removed;
 
-use files::{copy_hashed, open_lock, sync_folder, write_atomically};
+use files::{copy_hashed, sync_folder, write_atomically};
 use index::{Index, Record};
 
 /// A folder of models. See the module's page.
@@ -83,7 +84,7 @@ impl Store {
     /// There is no such folder, and none can be made.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let made = FOLDERS.iter().try_for_each(|name| fs::create_dir_all(dir.join(name)));
-        let probe = made.and_then(|()| open_lock(&dir.join(LOCK)));
+        let probe = made.and_then(|()| whole_file::open_lock(&dir.join(LOCK)));
         match probe {
             Ok(_) => Ok(Self { dir: dir.to_owned(), writable: true }),
             Err(_) if dir.is_dir() => Self::open_read_only(dir),
@@ -332,7 +333,7 @@ impl Store {
 
     fn lock_file(&self, name: &str) -> Result<File, StoreError> {
         let path = self.dir.join(name);
-        open_lock(&path).map_err(file_error("open", &path))
+        whole_file::open_lock(&path).map_err(file_error("open", &path))
     }
 
     fn gguf_path(&self, sha256: &str) -> PathBuf {

@@ -69,4 +69,4 @@ pub use chain::{Chain, ChainError, Hop};
 pub use observed::HopSpeed;
 pub use outlook::Outlook;
 pub use plan::{PlanError, Request, Wish, plan};
-pub use table::{HostTable, Inserted};
+pub use table::{HostTable, Inserted, missing};

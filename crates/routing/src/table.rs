@@ -303,7 +303,8 @@ pub(crate) fn announced_rtt(host: &Announcement, to: &PeerId) -> Option<u32> {
 }
 
 /// What is left of `0..blocks` without these spans, as inclusive ranges.
-pub(crate) fn missing(spans: impl Iterator<Item = Span>, blocks: u32) -> Vec<[u32; 2]> {
+#[must_use]
+pub fn missing(spans: impl Iterator<Item = Span>, blocks: u32) -> Vec<[u32; 2]> {
     let mut spans: Vec<_> = spans.map(|span| span.blocks()).collect();
     spans.sort_by_key(|span| span.start);
     let mut missing = Vec::new();

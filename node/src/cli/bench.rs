@@ -33,7 +33,7 @@ pub(super) async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failur
     let tokens = args.tokens.unwrap_or_else(|| what.usual());
     let work = tokio::task::spawn_blocking(move || {
         let started = Threads::start(threads).map_err(LoadError::from)?;
-        let span = Span::whole(model.known.manifest.blocks).map_err(|_| LoadError::Empty)?;
+        let span = Span::whole(model.known.manifest.blocks).map_err(LoadError::from)?;
         let executor = hosting::load_executor(&started, &model.known, span, tokens + 1)?;
         measure(&started, executor, what, tokens, runs).map_err(LoadError::from)
     });

@@ -4,6 +4,7 @@
 use clap::CommandFactory;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use taimatsu_executor::CpuExecutor;
 use taimatsu_protocol::PeerId;
 use taimatsu_protocol::opening::VERSION;
 
@@ -148,10 +149,11 @@ pub(super) fn version(global: &Global) -> Result<(), Failure> {
             "schema_version": 1,
             "version": version,
             "protocol": VERSION,
-            "numerics": "f32",
+            "numerics": CpuExecutor::NUMERICS.to_string(),
         }))?;
     } else {
-        say(format!("taimatsu {version} · protocol {VERSION} · numerics f32"))?;
+        let numerics = CpuExecutor::NUMERICS;
+        say(format!("taimatsu {version} · protocol {VERSION} · numerics {numerics}"))?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Deserialize;
+use taimatsu_model::whole_file;
 use toml::Spanned;
 
 use super::values::{
@@ -14,7 +15,6 @@ use super::values::{
     SwarmName, Threads, Truth,
 };
 use crate::failure::{Code, Failure};
-use crate::whole_file;
 
 /// What one source says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -9,7 +9,8 @@ use taimatsu_executor::{CpuExecutor, ExecutorError, ExecutorLimits, Threads};
 use taimatsu_model::{GgufError, GgufFile};
 use taimatsu_network::{Network, ProviderKey};
 use taimatsu_peer::{Hosting, Input, Load};
-use taimatsu_protocol::{Numerics, Span, SwarmId};
+use taimatsu_protocol::span::SpanError;
+use taimatsu_protocol::{Span, SwarmId};
 use tokio::sync::watch;
 
 use super::judge::Judge;
@@ -33,8 +34,8 @@ pub(crate) enum LoadError {
     #[error("the executor refuses it")]
     Executor(#[from] ExecutorError),
     /// A model without blocks.
-    #[error("the model has no blocks")]
-    Empty,
+    #[error(transparent)]
+    Span(#[from] SpanError),
     /// No thread for it.
     #[error("no thread can be started")]
     Thread(#[from] std::io::Error),
@@ -104,7 +105,7 @@ pub(crate) async fn offer(
         model: hosted.model,
         blocks,
         span,
-        numerics: Numerics::K1,
+        numerics: CpuExecutor::NUMERICS,
         context: context.min(free_positions),
         free_positions,
     };

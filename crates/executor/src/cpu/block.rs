@@ -1,8 +1,8 @@
 //! One transformer block: norm, rotary attention, norm, gated feed-forward.
 
 use taimatsu_kernels::{
-    Form, Heads, Inputs, Kind, Level, NonFinite, PAGE, Pool, Session, Turn, add, gate, page_size,
-    rms_norm, rotate, scale, write,
+    Heads, Inputs, Level, NonFinite, PAGE, Pool, Session, Turn, add, gate, page_size, rms_norm,
+    rotate, scale, write,
 };
 
 use super::kv::KvStore;
@@ -47,7 +47,7 @@ pub(super) struct Bench<'a> {
 /// Kept from pass to pass.
 #[derive(Default)]
 pub(super) struct Room {
-    inputs: Inputs,
+    pub(super) inputs: Inputs,
     normed: Vec<f32>,
     queries: Vec<f32>,
     keys: Vec<f32>,
@@ -59,10 +59,9 @@ pub(super) struct Room {
 }
 
 impl Block {
-    /// Bytes of its matrices.
-    pub(super) fn size(&self) -> usize {
+    pub(super) fn matrices(&self) -> [&Matrix; 7] {
         let Self { query, key, value, output, gate, up, down, .. } = self;
-        [query, key, value, output, gate, up, down].into_iter().map(Matrix::size).sum()
+        [query, key, value, output, gate, up, down]
     }
 
     /// Advances `states`, `rows x hidden` of all sessions joined, through block `index` of the
@@ -160,9 +159,9 @@ impl Bench<'_> {
     ) -> Result<(), NonFinite> {
         let width = layers[0].0.width();
         let mut rest = layers;
-        while let Some(form) = rest.first().map(|(matrix, _)| form(matrix.kind())) {
+        while let Some(form) = rest.first().map(|(matrix, _)| matrix.kind().form()) {
             let (same, others): (Vec<_>, Vec<_>) =
-                rest.into_iter().partition(|(matrix, _)| self::form(matrix.kind()) == form);
+                rest.into_iter().partition(|(matrix, _)| matrix.kind().form() == form);
             let mut same: Vec<_> =
                 same.into_iter().map(|(matrix, out)| (matrix.packed(), out)).collect();
             inputs.fill(self.pool, self.level, form, width, values)?;
@@ -233,8 +232,4 @@ impl Bench<'_> {
             add(self.level, states, &added[part * SHARE..][..states.len()]);
         });
     }
-}
-
-const fn form(kind: Kind) -> Form {
-    kind.form()
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use taimatsu_kernels::{Inputs, Kind, NonFinite, Turn, rms_norm, scale, unpack_row};
+use taimatsu_kernels::{Kind, NonFinite, Turn, rms_norm, scale, unpack_row};
 use taimatsu_model::GgufFile;
 use taimatsu_protocol::Span;
 
@@ -57,9 +57,10 @@ impl Embedding {
 }
 
 impl Engine {
-    pub(super) fn weight_bytes(&self) -> usize {
-        let head = self.head.iter().map(|head| head.output.size());
-        self.blocks.iter().map(Block::size).chain(head).sum()
+    /// All of the span's.
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let head = self.head.iter().map(|head| &head.output);
+        self.blocks.iter().flat_map(Block::matrices).chain(head)
     }
 
     /// Where a part's blocks are among those of the span.
@@ -289,15 +290,15 @@ impl Engine {
         rms_norm(threads.level, &mut rows, &head.norm, self.structure.epsilon);
         let positions = rows.len() / self.structure.hidden;
         let mut logits = vec![0.0; positions * head.output.rows()];
+        let mut inputs = std::mem::take(&mut self.room.inputs);
         let bench = Bench {
             pool: &threads.pool,
             level: threads.level,
             structure: &self.structure,
             room: &mut self.room,
         };
-        bench
-            .linear(&mut Inputs::default(), &rows, vec![(&head.output, &mut logits[..])])
-            .ok()
-            .map(|()| logits)
+        let done = bench.linear(&mut inputs, &rows, vec![(&head.output, &mut logits[..])]);
+        self.room.inputs = inputs;
+        done.ok().map(|()| logits)
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use taimatsu_kernels::{Kind, Packed, pack, packed_size};
-use taimatsu_model::{GgmlType, GgufFile, Manifest, Packs, TensorView};
+use taimatsu_model::{GgmlType, GgufFile, Manifest, Pack, Packs, TensorView};
 use taimatsu_protocol::{Digest, Span};
 
 use super::block::{Block, Norms};
@@ -23,7 +23,7 @@ pub(super) struct Matrix {
 /// Packed bytes: in this process's memory, or mapped from the cache.
 enum Bytes {
     Own(Vec<u8>),
-    Mapped(taimatsu_model::Pack),
+    Mapped(Pack),
 }
 
 impl Matrix {
@@ -33,6 +33,14 @@ impl Matrix {
             Bytes::Mapped(pack) => pack.bytes(),
         };
         Packed::new(self.kind, self.rows, self.width, bytes).expect("its size was checked")
+    }
+
+    /// Whether its bytes are what was loaded.
+    pub(super) fn is_as_loaded(&self) -> bool {
+        match &self.bytes {
+            Bytes::Own(_) => true,
+            Bytes::Mapped(pack) => pack.is_as_opened(),
+        }
     }
 
     /// Bytes, packed.
@@ -137,14 +145,12 @@ impl<'a> Weights<'a> {
             let bytes = make().map_err(|error| bad(error.to_string()))?;
             return Ok(Matrix { kind, rows, width, bytes: Bytes::Own(bytes) });
         };
-        let digest = self.digest(name)?;
-        let label = format!("{LAYOUT}-{kind:?}-{rows}x{width}-{digest}");
-        let size = packed_size(kind, rows, width);
-        let bytes = match packs.get(&label, size) {
+        let (digest, form) = (self.digest(name)?, format!("{LAYOUT}-{kind:?}-{rows}x{width}"));
+        let bytes = match packs.get(&digest, &form, packed_size(kind, rows, width)) {
             Some(pack) => Bytes::Mapped(pack),
             None => {
                 let bytes = make().map_err(|error| bad(error.to_string()))?;
-                packs.put(&label, &bytes).map_or(Bytes::Own(bytes), Bytes::Mapped)
+                packs.put(&digest, &form, &bytes).map_or(Bytes::Own(bytes), Bytes::Mapped)
             }
         };
         Ok(Matrix { kind, rows, width, bytes })
@@ -219,7 +225,7 @@ fn block_part(name: &str) -> Option<&str> {
     name.strip_prefix("blk.")?.split_once('.').map(|(_, part)| part)
 }
 
-/// Begins the name of a packed tensor: another layout is another file.
+/// Stands in the name of a packed tensor: another layout is another file.
 const LAYOUT: &str = "k1";
 
 const EMBEDDING: &str = "token_embd.weight";

@@ -10,9 +10,10 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use taimatsu_protocol::{Digest, ModelId};
 
-use super::files::{UNFINISHED, file_error, read_small, write_atomically};
+use super::files::{UNFINISHED, file_error, write_atomically};
 use super::{MAX_BLOB, Store, StoreError, StoredModel, derive};
 use crate::manifest::Manifest;
+use crate::whole_file;
 
 impl Store {
     /// A blob, if it is here and whole.
@@ -21,7 +22,7 @@ impl Store {
     /// The disk refuses.
     pub fn blob(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
         let path = self.blob_path(digest);
-        let bytes = match read_small(&path, MAX_BLOB as u64) {
+        let bytes = match whole_file::read(&path, MAX_BLOB as u64) {
             Ok(bytes) => bytes,
             Err(error) => match error.kind() {
                 ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::FileTooLarge => {
@@ -218,7 +219,7 @@ struct Note {
 
 impl Note {
     fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&read_small(path, MAX_NOTE).ok()?).ok()
+        serde_json::from_slice(&whole_file::read(path, MAX_NOTE).ok()?).ok()
     }
 }
 

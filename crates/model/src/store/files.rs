@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::StoreError;
+use crate::whole_file;
 
 /// A folder under `partial/` with a locked file in it: while the lock is held, its owner lives.
 #[derive(Debug)]
@@ -39,41 +40,13 @@ fn sweep(partial: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(partial).map_err(file_error("read the folder", partial))? {
         let path = entry.map_err(file_error("read the folder", partial))?.path();
         let owner = path.join(OWNER);
-        let owner = need_regular(&owner).and_then(|()| File::open(&owner));
+        let owner = whole_file::need_regular(&owner).and_then(|()| File::open(&owner));
         let alive = owner.is_ok_and(|owner| owner.try_lock().is_err());
         if !alive {
             fs::remove_dir_all(&path).map_err(file_error("remove", &path))?;
         }
     }
     Ok(())
-}
-
-/// Refuses what is there and is no regular file: a pipe would be waited for, for ever.
-fn need_regular(path: &Path) -> io::Result<()> {
-    match fs::metadata(path) {
-        Ok(about) if !about.is_file() => {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A file that is only locked; made where there is none.
-pub(super) fn open_lock(path: &Path) -> io::Result<File> {
-    need_regular(path)?;
-    File::options().create(true).truncate(false).write(true).open(path)
-}
-
-/// A regular file of at most `most` bytes.
-pub(super) fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    need_regular(path)?;
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        let told = format!("it is longer than {most} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, told));
-    }
-    Ok(bytes)
 }
 
 /// Copies a file, synced, and gives its SHA-256 in hexadecimal.

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use taimatsu_protocol::ModelId;
 
 use super::StoreError;
-use super::files::{file_error, read_small};
+use super::files::file_error;
+use crate::whole_file;
 
 /// A model as a list shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Record {
 
 impl Index {
     pub(super) fn read(path: &Path) -> Result<Self, StoreError> {
-        let text = match read_small(path, MAX_INDEX) {
+        let text = match whole_file::read(path, MAX_INDEX) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Self { schema_version: SCHEMA_VERSION, models: Vec::new() });

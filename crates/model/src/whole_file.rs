@@ -1,4 +1,4 @@
-//! Small files that anybody may have written: read whole or not at all.
+//! Small files that anybody may have written: read whole or not at all, and never waited for.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -8,7 +8,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// It cannot be read, is longer, or is something else: a pipe would be waited for, for ever.
-pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     need_regular(path)?;
     let file = File::open(path)?;
     let length = file.metadata()?.len().min(most);
@@ -22,13 +22,27 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Refuses what is there and is no regular file.
-pub(crate) fn need_regular(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// There is none, or something else.
+pub fn need_regular(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(about) if !about.is_file() => {
             Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file"))
         }
         Ok(_) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// A file that is only locked; made where there is none.
+///
+/// # Errors
+/// It cannot be made or opened, or is something else.
+pub fn open_lock(path: &Path) -> io::Result<File> {
+    match need_regular(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => File::options().create(true).truncate(false).write(true).open(path),
     }
 }
 
