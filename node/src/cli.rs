@@ -295,7 +295,7 @@ async fn perform(cli: Cli) -> Result<(), Failure> {
     if let Some(failure) = trouble.as_ref().filter(|_| !cli.needs_no_settings()) {
         return Err(failure.clone());
     }
-    // A file of keys that cannot be used is told, whatever the command; and a pipe gives them once.
+    // A file of keys that cannot be used is told, whatever the command.
     let keys = ApiKeys::of(cli.global.api_key.as_deref())?;
     let flags = cli.flags();
     let mut global = cli.global;

