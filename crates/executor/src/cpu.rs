@@ -61,7 +61,7 @@ impl Threads {
     /// Bytes a second that these threads read from memory: measured, in a quarter of a second.
     #[must_use]
     pub fn bandwidth(&self) -> f64 {
-        self.pool.bandwidth()
+        self.pool.bandwidth(self.level)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use crate::columns::Columns;
 use crate::inputs::{NonFinite, TOO_LARGE};
 use crate::math::{exp, tree};
 use crate::simd::{Kernel, LANES, Level, Simd};
@@ -44,38 +45,74 @@ impl Kernel for Write<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let head = self.key.len();
-        let (keys, values) = self.page.split_at_mut(PAGE * head);
-        let to = |from: &[f32], put: &mut dyn FnMut(usize, u16)| {
-            for (chunk, values) in from.chunks(LANES).enumerate() {
-                let mut lanes = [0.0; LANES];
-                lanes[..values.len()].copy_from_slice(values);
-                let mut halves = [0; LANES];
-                let held = s.min(s.max(s.load(&lanes), s.splat(-MOST)), s.splat(MOST));
-                s.store_halves(held, &mut halves);
-                for (index, half) in halves[..values.len()].iter().enumerate() {
-                    put(chunk * LANES + index, *half);
-                }
+        let (keys, values) = self.page.split_at_mut(PAGE * self.key.len());
+        for (chunk, key) in self.key.chunks(LANES).enumerate() {
+            let halves = rounded(s, key);
+            let column = keys[chunk * LANES * PAGE + self.slot..].iter_mut().step_by(PAGE);
+            for (to, half) in column.zip(&halves[..key.len()]) {
+                *to = *half;
             }
-        };
-        to(self.key, &mut |dimension, half| keys[dimension * PAGE + self.slot] = half);
-        to(self.value, &mut |dimension, half| values[self.slot * head + dimension] = half);
+        }
+        let values = &mut values[self.slot * self.value.len()..][..self.value.len()];
+        for (to, value) in values.chunks_mut(LANES).zip(self.value.chunks(LANES)) {
+            to.copy_from_slice(&rounded(s, value)[..to.len()]);
+        }
     }
 }
 
-/// What queries share that look at one head of keys and values.
+/// Up to sixteen values as halves.
+#[inline(always)]
+fn rounded<S: Simd>(s: S, values: &[f32]) -> [u16; LANES] {
+    let mut lanes = [0.0; LANES];
+    lanes[..values.len()].copy_from_slice(values);
+    let held = s.min(s.max(s.load(&lanes), s.splat(-MOST)), s.splat(MOST));
+    let mut halves = [0; LANES];
+    s.store_halves(held, &mut halves);
+    halves
+}
+
+/// Queries of consecutive positions that look at one head of keys and values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Look<'a> {
-    /// The head's pages, from position 0 on.
-    pub pages: &'a [&'a [u16]],
+    /// Pages of the session, from position 0 on.
+    pub pages: &'a [Box<[u16]>],
+    /// Which head of keys and values.
+    pub key: usize,
     /// Length of a head.
     pub head: usize,
     /// Absolute position of the first query.
     pub first: usize,
+    /// How many positions.
+    pub count: usize,
     /// Queries of each position.
     pub group: usize,
     /// A query sees so many positions, its own among them.
     pub window: usize,
+    /// Rows of query heads, scaled already, the first position's first.
+    pub queries: &'a [f32],
+    /// Length of such a row.
+    pub width: usize,
+}
+
+impl Look<'_> {
+    /// Where the query is among all of its row.
+    #[inline(always)]
+    const fn column(&self, index: usize) -> usize {
+        (self.key * self.group + index % self.group) * self.head
+    }
+
+    #[inline(always)]
+    fn query(&self, index: usize) -> &[f32] {
+        &self.queries[index / self.group * self.width + self.column(index)..][..self.head]
+    }
+
+    /// What query `index` sees of page `page`.
+    #[inline(always)]
+    fn visible(&self, index: usize, page: usize) -> Range<usize> {
+        let seen = self.first + index / self.group + 1;
+        let from = seen.saturating_sub(self.window).saturating_sub(page * PAGE);
+        from..seen.saturating_sub(page * PAGE).min(PAGE)
+    }
 }
 
 /// Room to work in; kept between calls.
@@ -94,26 +131,24 @@ struct State {
     total: [f32; LANES],
 }
 
-/// Attention of `queries`, position by position `group` heads of `head` values, which are scaled
-/// already; `out` is laid out alike.
+/// Attention of the queries; rows of `out` are laid out as theirs, from row `row` on.
 ///
 /// # Errors
-/// A score that is not finite, or beyond 2^100; the row is that of the query.
+/// A score that is not finite, or beyond 2^100; the row counts from the first position.
 pub(crate) fn attend(
     level: Level,
     look: Look<'_>,
-    queries: &[f32],
     room: &mut Room,
-    out: &mut [f32],
+    (row, out): (usize, &Columns<'_>),
 ) -> Result<(), NonFinite> {
-    level.run(Attend { look, queries, room, out })
+    level.run(Attend { look, room, row, out })
 }
 
 struct Attend<'a> {
     look: Look<'a>,
-    queries: &'a [f32],
     room: &'a mut Room,
-    out: &'a mut [f32],
+    row: usize,
+    out: &'a Columns<'a>,
 }
 
 impl Kernel for Attend<'_> {
@@ -121,53 +156,66 @@ impl Kernel for Attend<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Self::Output {
-        let Look { pages, head, first, group, window } = self.look;
-        let count = self.queries.len() / head;
-        let wide = head.div_ceil(LANES);
-        let room = self.room;
+        let Self { look, room, row, out } = self;
+        let count = look.count * look.group;
+        let wide = look.head.div_ceil(LANES);
         room.sums.clear();
         room.sums.resize(count * wide, [0.0; LANES]);
         room.states.clear();
         room.states.resize(count, State { most: f32::NEG_INFINITY, total: [0.0; LANES] });
-        let last = first + (count - 1) / group;
-        let begin = (first + 1).saturating_sub(window) / PAGE;
-        for (page, halves) in pages.iter().enumerate().take(last / PAGE + 1).skip(begin) {
-            unpack(s, halves, head, wide, room);
+        let last = look.first + look.count - 1;
+        let begin = (look.first + 1).saturating_sub(look.window) / PAGE;
+        let size = page_size(look.head);
+        for (page, heads) in look.pages.iter().enumerate().take(last / PAGE + 1).skip(begin) {
+            unpack(s, &heads[look.key * size..][..size], look.head, wide, room);
             let mut query = 0;
             while query < count {
-                let some = if query + 4 <= count { 4 } else { 1 };
-                let rows = &self.queries[query * head..(query + some) * head];
-                let mut scores = [[[0.0; LANES]; 2]; 4];
-                if some == 4 {
-                    let four: [&[f32]; 4] = std::array::from_fn(|i| &rows[i * head..][..head]);
-                    scores = score(s, four, &room.keys);
-                } else {
-                    scores[..1].copy_from_slice(&score(s, [rows], &room.keys));
-                }
-                for (index, scores) in (query..query + some).zip(&mut scores) {
-                    let position = first + index / group;
-                    let from = (position + 1).saturating_sub(window).saturating_sub(page * PAGE);
-                    let to = (position + 1).saturating_sub(page * PAGE).min(PAGE);
-                    if from < to {
-                        let sums = &mut room.sums[index * wide..][..wide];
-                        let state = &mut room.states[index];
-                        mix(s, from..to, scores, &room.values, state, sums)
-                            .ok_or(NonFinite { row: index })?;
-                    }
-                }
-                query += some;
+                query = match count - query {
+                    4.. => some::<S, 4>(s, &look, page, query, room),
+                    2.. => some::<S, 2>(s, &look, page, query, room),
+                    _ => some::<S, 1>(s, &look, page, query, room),
+                }?;
             }
         }
-        for (index, out) in self.out.chunks_exact_mut(head).enumerate() {
+        for index in 0..count {
             let total = s.splat(tree(room.states[index].total));
-            for (chunk, out) in out.chunks_mut(LANES).enumerate() {
+            for chunk in 0..wide {
                 let mut lanes = room.sums[index * wide + chunk];
                 s.store(s.div(s.load(&lanes), total), &mut lanes);
-                out.copy_from_slice(&lanes[..out.len()]);
+                let length = LANES.min(look.head - chunk * LANES);
+                let column = look.column(index) + chunk * LANES;
+                out.write(row + index / look.group, column, &lanes[..length]);
             }
         }
         Ok(())
     }
+}
+
+/// Takes a page into the sums of `Q` queries from `query` on; gives the query after them.
+#[inline(always)]
+fn some<S: Simd, const Q: usize>(
+    s: S,
+    look: &Look<'_>,
+    page: usize,
+    query: usize,
+    room: &mut Room,
+) -> Result<usize, NonFinite> {
+    let wide = look.head.div_ceil(LANES);
+    let mut rows = [look.queries; Q];
+    for q in 0..Q {
+        rows[q] = look.query(query + q);
+    }
+    let mut scores = score(s, rows, &room.keys);
+    for q in 0..Q {
+        let index = query + q;
+        let visible = look.visible(index, page);
+        if !visible.is_empty() {
+            let sums = &mut room.sums[index * wide..][..wide];
+            mix(s, visible, &mut scores[q], &room.values, &mut room.states[index], sums)
+                .ok_or(NonFinite { row: index / look.group })?;
+        }
+    }
+    Ok(query + Q)
 }
 
 /// A page as f32: `[dimension][2 x 16 keys]` and `[key][dimensions, padded]`.
@@ -180,10 +228,14 @@ fn unpack<S: Simd>(s: S, page: &[u16], head: usize, wide: usize, room: &mut Room
     }
     room.values.resize(PAGE * wide, [0.0; LANES]);
     for (to, from) in room.values.chunks_exact_mut(wide).zip(values.chunks_exact(head)) {
-        for (to, from) in to.iter_mut().zip(from.chunks(LANES)) {
+        let (chunks, rest) = from.as_chunks::<LANES>();
+        for (to, from) in to.iter_mut().zip(chunks) {
+            s.store(s.halves(from), to);
+        }
+        if !rest.is_empty() {
             let mut lanes = [0; LANES];
-            lanes[..from.len()].copy_from_slice(from);
-            s.store(s.halves(&lanes), to);
+            lanes[..rest.len()].copy_from_slice(rest);
+            s.store(s.halves(&lanes), &mut to[chunks.len()]);
         }
     }
 }
@@ -223,15 +275,17 @@ fn mix<S: Simd>(
     sums: &mut [[f32; LANES]],
 ) -> Option<()> {
     let all = visible == (0..PAGE);
-    let flat = scores.as_flattened_mut();
     if !all {
-        flat[..visible.start].fill(f32::MIN);
-        flat[visible.end..].fill(f32::MIN);
+        hide(scores, &visible, 0.0);
     }
-    let sizes = flat[visible.clone()].iter();
-    let sizes = sizes.map(|score| (score.to_bits() & 0x7fff_ffff).cast_signed());
-    if sizes.fold(0, Ord::max) >= TOO_LARGE {
+    let sizes = s.max_i(s.magnitude(s.load(&scores[0])), s.magnitude(s.load(&scores[1])));
+    let mut lanes = [0; LANES];
+    s.store_i(sizes, &mut lanes);
+    if lanes.into_iter().fold(0, Ord::max) >= TOO_LARGE {
         return None;
+    }
+    if !all {
+        hide(scores, &visible, f32::MIN);
     }
     let mut lanes = [0.0; LANES];
     s.store(s.max(s.load(&scores[0]), s.load(&scores[1])), &mut lanes);
@@ -246,9 +300,7 @@ fn mix<S: Simd>(
         s.store(exp(s, s.sub(s.load(lanes), s.splat(most))), lanes);
     }
     if !all {
-        let flat = scores.as_flattened_mut();
-        flat[..visible.start].fill(0.0);
-        flat[visible.end..].fill(0.0);
+        hide(scores, &visible, 0.0);
     }
     let total = s.mul(s.load(&state.total), shrink);
     let total = s.add(s.add(total, s.load(&scores[0])), s.load(&scores[1]));
@@ -266,6 +318,14 @@ fn mix<S: Simd>(
         }
     }
     Some(())
+}
+
+/// Puts a value in the place of scores that may not be seen.
+#[inline(always)]
+fn hide(scores: &mut Scores, visible: &Range<usize>, by: f32) {
+    let flat = scores.as_flattened_mut();
+    flat[..visible.start].fill(by);
+    flat[visible.end..].fill(by);
 }
 
 /// The largest of `most` and the lanes.

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::pool::Pool;
+use crate::simd::{Kernel, LANES, Level, Simd, fetch_ahead};
 
 /// Larger than caches are.
 const BYTES: usize = 256 << 20;
@@ -11,19 +12,37 @@ const BYTES: usize = 256 << 20;
 const PART: usize = 1 << 20;
 
 impl Pool {
-    /// Bytes a second that the pool's threads read together: the best of some passes.
+    /// Bytes a second that the pool's threads read together, as the layers do: the best of some
+    /// passes.
     #[must_use]
-    pub fn bandwidth(&self) -> f64 {
-        let words = vec![1_u64; BYTES / size_of::<u64>()];
-        let parts: Vec<&[u64]> = words.chunks(PART / size_of::<u64>()).collect();
+    pub fn bandwidth(&self, level: Level) -> f64 {
+        let bytes = vec![1_u8; BYTES];
+        let parts: Vec<&[u8]> = bytes.chunks(PART).collect();
         let pass = || {
             let began = Instant::now();
             self.each(parts.len(), &|task| {
-                let sum = parts[task].iter().fold(0, |sum: u64, word| sum.wrapping_add(*word));
-                std::hint::black_box(sum);
+                std::hint::black_box(level.run(Read(parts[task])));
             });
             BYTES as f64 / began.elapsed().as_secs_f64()
         };
-        (0..4).map(|_| pass()).fold(0.0, f64::max)
+        (0..6).map(|_| pass()).fold(0.0, f64::max)
+    }
+}
+
+struct Read<'a>(&'a [u8]);
+
+impl Kernel for Read<'_> {
+    type Output = [i32; LANES];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let mut sum = s.splat_i(0);
+        for line in self.0.as_chunks::<64>().0 {
+            fetch_ahead(line);
+            sum = s.dot_bytes(sum, s.bytes(line), 1);
+        }
+        let mut lanes = [0; LANES];
+        s.store_i(sum, &mut lanes);
+        lanes
     }
 }

@@ -14,7 +14,7 @@ use crate::columns::Columns;
 use crate::inputs::Inputs;
 use crate::kind::Kind;
 use crate::packed::Packed;
-use crate::simd::{Kernel, LANES, Level, Simd, steps};
+use crate::simd::{Kernel, LANES, Level, Simd, fetch_ahead, steps};
 
 /// Computes some groups of sixteen outputs for all positions.
 pub(crate) fn linear(
@@ -93,7 +93,11 @@ impl Linear<'_> {
         let column = group * LANES;
         let count = LANES.min(self.weights.rows - column);
         for (index, sums) in sums.iter().enumerate() {
-            self.out.write(first + index, column, &sums[..count]);
+            if count == LANES {
+                self.out.write(first + index, column, sums);
+            } else {
+                self.out.write(first + index, column, &sums[..count]);
+            }
         }
         first + P
     }
@@ -212,6 +216,9 @@ impl<const BITS: u32, const OFFSET: i32, const MINIMUM: bool> Tile
         let mut acc = [s.splat(0.0); P];
         for (index, block) in weights.group(group).chunks_exact(size).enumerate() {
             let at: [usize; P] = std::array::from_fn(|p| (first + p) * blocks + index);
+            if first == 0 {
+                fetch_ahead(block);
+            }
             let d = halves(s, block, 0);
             let mut sums = [s.splat_i(0); P];
             if OFFSET != 0 {
@@ -265,6 +272,9 @@ impl<const BITS: u32, const SUB: usize, const OFFSET: i32, const MINIMUM: bool> 
         let mut acc = [s.splat(0.0); P];
         for (index, block) in weights.group(group).chunks_exact(size).enumerate() {
             let at: [usize; P] = std::array::from_fn(|p| (first + p) * blocks + index);
+            if first == 0 {
+                fetch_ahead(block);
+            }
             let scales = &block[scales_at..minima_at];
             let total = Self::dotted(s, scales, &block[numbers_at..], inputs, at);
             let d = halves(s, block, 0);

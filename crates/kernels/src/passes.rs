@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::attend::{Look, Room, attend, page_size};
+use crate::attend::{Look, Room, attend};
 use crate::columns::{Columns, Parts};
 use crate::inputs::{Inputs, NonFinite};
 use crate::linear::linear;
@@ -109,22 +109,13 @@ impl Pool {
         let refused = AtomicUsize::new(usize::MAX);
         self.each(tasks.len(), &|task| {
             let (session, row, from, count, key) = tasks[task];
-            let size = page_size(heads.head);
-            let pages: Vec<&[u16]> =
-                session.pages.iter().map(|page| &page[key * size..][..size]).collect();
-            let first = session.first + from;
-            let look = Look { pages: &pages, head: heads.head, first, group, window: heads.window };
-            let part = group * heads.head;
-            let own = |index: usize| (row + index) * width + key * part;
-            let own: Vec<f32> =
-                (0..count).flat_map(|index| &queries[own(index)..][..part]).copied().collect();
-            let mut mixed = vec![0.0; own.len()];
-            let done = ROOM.with_borrow_mut(|room| attend(level, look, &own, room, &mut mixed));
-            if let Err(NonFinite { row: query }) = done {
-                refused.fetch_min(row + query / group, Ordering::Relaxed);
-            }
-            for (index, mixed) in mixed.chunks_exact(part).enumerate() {
-                columns.write(row + index, key * part, mixed);
+            let Session { pages, first, .. } = *session;
+            let Heads { head, window, .. } = heads;
+            let (first, queries) = (first + from, &queries[row * width..]);
+            let look = Look { pages, key, head, first, count, group, window, queries, width };
+            let done = ROOM.with_borrow_mut(|room| attend(level, look, room, (row, &columns)));
+            if let Err(NonFinite { row: within }) = done {
+                refused.fetch_min(row + within, Ordering::Relaxed);
             }
         });
         match refused.into_inner() {

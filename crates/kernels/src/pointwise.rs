@@ -1,6 +1,6 @@
 //! What happens to each position alone: norms, gates, rotation, sums.
 
-use crate::math::{exp, tree, zip};
+use crate::math::{Lanes, exp, tree, zip};
 use crate::simd::{Kernel, LANES, Level, Simd};
 
 /// Every row of `values` over its root mean square, times `weights`.
@@ -36,9 +36,18 @@ impl Kernel for RmsNorm<'_> {
                 *lane = value.mul_add(*value, *lane);
             }
             let scale = 1.0 / (tree(lanes) / width as f32 + self.epsilon).sqrt();
-            let scale = s.splat(scale);
-            zip(s, row, self.weights, |x, w| s.mul(s.mul(x, scale), w));
+            zip(s, row, self.weights, Scaled(scale));
         }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Scaled(f32);
+
+impl Lanes for Scaled {
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, x: S::F, w: S::F) -> S::F {
+        s.mul(s.mul(x, s.splat(self.0)), w)
     }
 }
 
@@ -70,19 +79,39 @@ impl Kernel for Gated<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let one = s.splat(1.0);
-        let open = |g, inner, u| {
-            let shut = s.add(one, exp(s, s.sub(s.splat(0.0), inner)));
-            s.mul(s.div(g, shut), u)
-        };
         match self.gate {
-            Gate::Silu => zip(s, self.gates, self.up, |g, u| open(g, g, u)),
-            Gate::Gelu => zip(s, self.gates, self.up, |g, u| {
-                let cubic = s.fma(s.mul(g, g), s.splat(GELU[1]), s.splat(GELU[0]));
-                open(g, s.mul(g, cubic), u)
-            }),
+            Gate::Silu => zip(s, self.gates, self.up, Silu),
+            Gate::Gelu => zip(s, self.gates, self.up, Gelu),
         }
     }
+}
+
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Lanes for Silu {
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, g: S::F, u: S::F) -> S::F {
+        open(s, g, g, u)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Gelu;
+
+impl Lanes for Gelu {
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, g: S::F, u: S::F) -> S::F {
+        let cubic = s.fma(s.mul(g, g), s.splat(GELU[1]), s.splat(GELU[0]));
+        open(s, g, s.mul(g, cubic), u)
+    }
+}
+
+/// `g / (1 + exp(-inner)) * u`.
+#[inline(always)]
+fn open<S: Simd>(s: S, g: S::F, inner: S::F, u: S::F) -> S::F {
+    let shut = s.add(s.splat(1.0), exp(s, s.sub(s.splat(0.0), inner)));
+    s.mul(s.div(g, shut), u)
 }
 
 /// `values += more`.
@@ -100,7 +129,17 @@ impl Kernel for Add<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        zip(s, self.values, self.more, |a, b| s.add(a, b));
+        zip(s, self.values, self.more, Sum);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sum;
+
+impl Lanes for Sum {
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, a: S::F, b: S::F) -> S::F {
+        s.add(a, b)
     }
 }
 

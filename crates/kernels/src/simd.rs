@@ -182,6 +182,24 @@ pub(crate) trait Simd: Copy {
     fn pairs(self, from: &[u8; 32]) -> Self::I;
 }
 
+/// Asks memory for the bytes that come [`AHEAD`] after these. A hint: it changes no result, and may
+/// point behind the end.
+#[inline(always)]
+pub(crate) fn fetch_ahead(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes.len()).step_by(64) {
+        // SAFETY: every x86-64 has the instruction; it reads nothing, wherever it points.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(AHEAD + line).cast());
+        }
+    }
+}
+
+/// A page: what the CPU's own prefetching does not cross. Measured best of 1 to 16 KiB.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 4096;
+
 /// How many byte dot products an unfinished sum holds exactly, for weights of so many bits:
 /// pairs of products are summed in 16 bits, and one product is at most `(2^bits - 1) * 127`.
 pub(crate) const fn steps(bits: u32) -> usize {

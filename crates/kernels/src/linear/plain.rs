@@ -3,7 +3,7 @@
 use super::{Tile, halves, part, stored};
 use crate::inputs::Inputs;
 use crate::packed::Packed;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, fetch_ahead};
 
 /// Weights that are numbers as they are: bytes of an f32, of a half, or 0 for bfloat16.
 #[derive(Clone, Copy)]
@@ -24,6 +24,9 @@ impl<const BYTES: usize> Tile for Plain<BYTES> {
         let size = if BYTES == 4 { 4 * LANES } else { 2 * LANES };
         let mut acc = [s.splat(0.0); P];
         for (k, column) in weights.group(group).chunks_exact(size).enumerate() {
+            if first == 0 {
+                fetch_ahead(column);
+            }
             let weights = match BYTES {
                 4 => {
                     let words = part::<64>(column, 0).as_chunks::<4>().0;
