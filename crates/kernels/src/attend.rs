@@ -206,13 +206,24 @@ fn some<S: Simd, const Q: usize>(
         rows[q] = look.query(query + q);
     }
     let mut scores = score(s, rows, &room.keys);
+    let mut shrinks = [1.0; Q];
     for q in 0..Q {
-        let index = query + q;
-        let visible = look.visible(index, page);
+        let visible = look.visible(query + q, page);
         if !visible.is_empty() {
-            let sums = &mut room.sums[index * wide..][..wide];
-            mix(s, visible, &mut scores[q], &room.values, &mut room.states[index], sums)
-                .ok_or(NonFinite { row: index / look.group })?;
+            let state = &mut room.states[query + q];
+            let row = (query + q) / look.group;
+            shrinks[q] = share(s, visible, &mut scores[q], state).ok_or(NonFinite { row })?;
+        }
+    }
+    let visible = look.visible(query, page);
+    let sums = &mut room.sums[query * wide..][..Q * wide];
+    if visible == look.visible(query + Q - 1, page) {
+        weigh::<S, Q>(s, visible, &scores, &room.values, &shrinks, sums);
+    } else {
+        for q in 0..Q {
+            let visible = look.visible(query + q, page);
+            let sums = &mut sums[q * wide..][..wide];
+            weigh::<S, 1>(s, visible, &[scores[q]], &room.values, &[shrinks[q]], sums);
         }
     }
     Ok(query + Q)
@@ -264,16 +275,15 @@ fn score<S: Simd, const Q: usize>(
     scores
 }
 
-/// Takes a page's visible keys into a query's sums; `None` for a score that is no number.
+/// Makes a page's scores the shares of its visible keys, and adds them to the query's; gives what
+/// its sums must be multiplied by first. `None` for a score that is no number.
 #[inline(always)]
-fn mix<S: Simd>(
+fn share<S: Simd>(
     s: S,
     visible: Range<usize>,
     scores: &mut Scores,
-    values: &[[f32; LANES]],
     state: &mut State,
-    sums: &mut [[f32; LANES]],
-) -> Option<()> {
+) -> Option<f32> {
     let all = visible == (0..PAGE);
     if !all {
         hide(scores, &visible, 0.0);
@@ -290,11 +300,14 @@ fn mix<S: Simd>(
     let mut lanes = [0.0; LANES];
     s.store(s.max(s.load(&scores[0]), s.load(&scores[1])), &mut lanes);
     let most = largest(state.most, lanes);
-    let shrink = if state.most == f32::NEG_INFINITY {
-        s.splat(0.0)
-    } else {
-        exp(s, s.splat(state.most - most))
-    };
+    let mut shrink = 1.0;
+    if state.most == f32::NEG_INFINITY {
+        shrink = 0.0;
+    } else if state.most != most {
+        let mut lanes = [0.0; LANES];
+        s.store(exp(s, s.splat(state.most - most)), &mut lanes);
+        shrink = lanes[0];
+    }
     state.most = most;
     for lanes in scores.iter_mut() {
         s.store(exp(s, s.sub(s.load(lanes), s.splat(most))), lanes);
@@ -302,22 +315,10 @@ fn mix<S: Simd>(
     if !all {
         hide(scores, &visible, 0.0);
     }
-    let total = s.mul(s.load(&state.total), shrink);
+    let total = s.mul(s.load(&state.total), s.splat(shrink));
     let total = s.add(s.add(total, s.load(&scores[0])), s.load(&scores[1]));
     s.store(total, &mut state.total);
-    let wide = sums.len();
-    let shares = scores.as_flattened();
-    let mut chunk = 0;
-    while chunk < wide {
-        if chunk + 4 <= wide {
-            weigh::<S, 4>(s, visible.clone(), shares, values, wide, chunk, shrink, sums);
-            chunk += 4;
-        } else {
-            weigh::<S, 1>(s, visible.clone(), shares, values, wide, chunk, shrink, sums);
-            chunk += 1;
-        }
-    }
-    Some(())
+    Some(shrink)
 }
 
 /// Puts a value in the place of scores that may not be seen.
@@ -343,32 +344,61 @@ fn largest(most: f32, mut lanes: [f32; LANES]) -> f32 {
     if lanes[0] > most { lanes[0] } else { most }
 }
 
-/// `C` chunks of dimensions of a query's sums: shrunk, and then value by value.
+/// Adds visible values to the sums of `Q` queries that see the same keys: shrunk, and then value
+/// by value.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "the inside of a loop")]
-fn weigh<S: Simd, const C: usize>(
+fn weigh<S: Simd, const Q: usize>(
     s: S,
     visible: Range<usize>,
-    shares: &[f32],
+    shares: &[Scores; Q],
     values: &[[f32; LANES]],
-    wide: usize,
-    chunk: usize,
-    shrink: S::F,
+    shrinks: &[f32; Q],
     sums: &mut [[f32; LANES]],
 ) {
-    let mut open = [shrink; C];
-    for c in 0..C {
-        open[c] = s.mul(s.load(&sums[chunk + c]), shrink);
-    }
-    for key in visible {
-        let share = s.splat(shares[key]);
-        let values: &[[f32; LANES]; C] =
-            values[key * wide + chunk..].first_chunk().expect("a row of values");
-        for c in 0..C {
-            open[c] = s.fma(share, s.load(&values[c]), open[c]);
+    let wide = sums.len() / Q;
+    let mut chunk = 0;
+    while chunk < wide {
+        if chunk + 2 <= wide {
+            columns::<S, Q, 2>(s, visible.clone(), shares, values, shrinks, (chunk, sums));
+            chunk += 2;
+        } else {
+            columns::<S, Q, 1>(s, visible.clone(), shares, values, shrinks, (chunk, sums));
+            chunk += 1;
         }
     }
-    for c in 0..C {
-        s.store(open[c], &mut sums[chunk + c]);
+}
+
+/// The same for `C` chunks of dimensions.
+#[inline(always)]
+fn columns<S: Simd, const Q: usize, const C: usize>(
+    s: S,
+    visible: Range<usize>,
+    shares: &[Scores; Q],
+    values: &[[f32; LANES]],
+    shrinks: &[f32; Q],
+    (chunk, sums): (usize, &mut [[f32; LANES]]),
+) {
+    let wide = sums.len() / Q;
+    let mut open = [[s.splat(0.0); C]; Q];
+    for q in 0..Q {
+        for c in 0..C {
+            let sum = s.load(&sums[q * wide + chunk + c]);
+            open[q][c] = s.mul(sum, s.splat(shrinks[q]));
+        }
+    }
+    for key in visible {
+        let values: &[[f32; LANES]; C] =
+            values[key * wide + chunk..].first_chunk().expect("a row of values");
+        for q in 0..Q {
+            let share = s.splat(shares[q].as_flattened()[key]);
+            for c in 0..C {
+                open[q][c] = s.fma(share, s.load(&values[c]), open[q][c]);
+            }
+        }
+    }
+    for q in 0..Q {
+        for c in 0..C {
+            s.store(open[q][c], &mut sums[q * wide + chunk + c]);
+        }
     }
 }
