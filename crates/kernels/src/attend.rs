@@ -331,17 +331,28 @@ fn hide(scores: &mut Scores, visible: &Range<usize>, by: f32) {
 
 /// The largest of `most` and the lanes.
 #[inline(always)]
-fn largest(most: f32, mut lanes: [f32; LANES]) -> f32 {
-    let mut apart = LANES / 2;
-    while apart > 0 {
-        for lane in 0..apart {
-            if lanes[lane + apart] > lanes[lane] {
-                lanes[lane] = lanes[lane + apart];
-            }
-        }
-        apart /= 2;
+fn largest(most: f32, lanes: [f32; LANES]) -> f32 {
+    let [a, b] = halved::<16, 8>(lanes);
+    let [a, b] = halved::<8, 4>(larger(a, b));
+    let [a, b] = halved::<4, 2>(larger(a, b));
+    let [a, b] = larger(a, b);
+    larger([larger([a], [b])[0]], [most])[0]
+}
+
+#[inline(always)]
+fn halved<const N: usize, const H: usize>(lanes: [f32; N]) -> [[f32; H]; 2] {
+    let (mut a, mut b) = ([0.0; H], [0.0; H]);
+    a.copy_from_slice(&lanes[..H]);
+    b.copy_from_slice(&lanes[H..]);
+    [a, b]
+}
+
+#[inline(always)]
+fn larger<const N: usize>(mut a: [f32; N], b: [f32; N]) -> [f32; N] {
+    for lane in 0..N {
+        a[lane] = if b[lane] > a[lane] { b[lane] } else { a[lane] };
     }
-    if lanes[0] > most { lanes[0] } else { most }
+    a
 }
 
 /// Adds visible values to the sums of `Q` queries that see the same keys: shrunk, and then value
