@@ -247,6 +247,11 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let (json, home) = (cli.global.json, cli.global.home.clone());
+    if !cli.global.quiet && !matches!(cli.command, Some(Command::DemoNode(_))) {
+        for name in crate::config::stray_variables() {
+            crate::stderr::tell(&format!("note: {name} is no setting; see: taimatsu config show"));
+        }
+    }
     crate::logging::start(cli.global.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

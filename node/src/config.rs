@@ -311,6 +311,19 @@ fn read_variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// Variables that look like settings and are none: somebody believes that they are in force.
+pub(crate) fn stray_variables() -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter(|name| name.starts_with(PREFIX) && !is_variable(name)).collect()
+}
+
+const PREFIX: &str = "TAIMATSU_";
+
+fn is_variable(name: &str) -> bool {
+    let others = ["TAIMATSU_CONFIG", "TAIMATSU_SYSTEM_CONFIG", "TAIMATSU_LOG", API_KEY];
+    others.contains(&name) || layer::KEYS.iter().any(|key| variable(key) == name)
+}
+
 /// The environment's API key, where no file is named. It is the key itself, not a file.
 pub(crate) const API_KEY: &str = "TAIMATSU_API_KEY";
 
@@ -351,6 +364,14 @@ pub(crate) fn invocation() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn misspelt_variables_are_strays() {
+        let strays = ["TAIMATSU_SWRAM", "TAIMATSU_TRUST", "TAIMATSU_"];
+        assert!(!strays.into_iter().any(is_variable));
+        let known = ["TAIMATSU_SWARM", "TAIMATSU_TRUSTED", "TAIMATSU_API_KEY", "TAIMATSU_LOG"];
+        assert!(known.into_iter().all(is_variable));
+    }
 
     fn layer(text: &str) -> Layer {
         Layer::parse(Path::new("/c/config.toml"), text).unwrap()

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use taimatsu_model::catalogue::SMOLLM2_135M;
+
 use crate::cli::{DemoArgs, Global};
 use crate::failure::{Code, Failure};
 use crate::stages::{Stages, short};
@@ -89,7 +91,7 @@ async fn play(global: &Global, args: &DemoArgs, stages: &Stages) -> Result<Stood
     if global.json {
         say(report(args, &answer))?;
     } else {
-        explain(stages, &answer, args);
+        explain(stages, &answer, args, chats);
     }
     Ok(Stood { members, api, door })
 }
@@ -122,7 +124,7 @@ fn report(args: &DemoArgs, answer: &asking::DemoAnswer) -> Value {
     })
 }
 
-fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs) {
+fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs, chats: bool) {
     stages.line("");
     stages.line("  route      host      blocks   ms/token   what it could see");
     let last = answer.route.len().saturating_sub(1);
@@ -148,9 +150,17 @@ fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs) {
     if !args.keep {
         let (me, model) = (crate::config::invocation(), &args.model);
         let last_of_first = answer.route.first().map_or(0, |hop| hop.blocks[1]);
-        stages.line(&format!("  go on      {me} demo --keep"));
+        let raw = if chats { "" } else { "--raw " };
+        if !chats {
+            stages.line(&format!(
+                "  note       {model} has no chat template: it goes on with a text"
+            ));
+        }
+        let same =
+            if *model == SMOLLM2_135M.name { String::new() } else { format!(" --model {model}") };
+        stages.line(&format!("  go on      {me} demo --keep{same}"));
         stages.line("                 the same, left running");
-        stages.line(&format!("             {me} run {model} \"Name three rivers\""));
+        stages.line(&format!("             {me} run {raw}{model} \"Name three rivers\""));
         stages.line("                 in one process");
         stages.line(&format!("             {me} up --serve {model}@0-{}", last_of_first));
         stages.line("                 a host of your own; README.md says how to join it to others");

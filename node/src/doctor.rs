@@ -8,6 +8,7 @@ mod swarm;
 use serde_json::{Value, json};
 
 use crate::cli::Global;
+use crate::config;
 use crate::failure::Failure;
 use crate::node_client::NodeClient;
 
@@ -93,10 +94,13 @@ pub(crate) async fn examine(
     for check in machine::examine(global, node.is_some()) {
         tell(check);
     }
-    for check in models::examine(global).await {
+    // A running node knows best where its models are.
+    let told = state.as_ref().and_then(|state| state.as_ref().ok()?["store"].as_str());
+    let store = told.map_or_else(|| config::models(global), |store| Ok(store.into()));
+    for check in models::examine(store.clone()).await {
         tell(check);
     }
-    tell(models::golden(global).await);
+    tell(models::golden(global, store.ok()).await);
     match (node, state) {
         (Some(node), Some(Ok(state))) => {
             tell(swarm::node(&state));
@@ -104,6 +108,7 @@ pub(crate) async fn examine(
             tell(swarm::announcements(node, &state).await);
             tell(swarm::neighbours(&state));
             tell(swarm::dht(node, &state).await);
+            swarm::coverage(&state).into_iter().for_each(tell);
         }
         // It runs, and wants a key, or says what cannot be understood.
         (_, Some(Err(failure))) => tell(Check::failed("node", &failure)),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -311,6 +311,11 @@ impl Library {
     pub(crate) fn blob(&self, digest: &Digest) -> Option<Bytes> {
         let kept = self.lock().iter().find_map(|model| model.blob(digest).cloned());
         kept.or_else(|| self.store.as_ref().and_then(|store| store.blob(*digest).ok().flatten()))
+    }
+
+    /// Where the store is, if there is one.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.store.as_ref().map(Store::dir)
     }
 
     /// Names of the models on this machine, and their ids. Reads the disk.

@@ -191,6 +191,7 @@ impl SwarmEngine {
             "peer": network.peer_id().to_string(),
             "swarm": self.swarm_name,
             "privacy": self.privacy,
+            "store": self.library.dir().map(|dir| dir.display().to_string()),
             "addresses": status.listening.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "bootstrap": {
                 "given": status.bootstrap_addresses,

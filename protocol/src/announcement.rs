@@ -68,6 +68,8 @@ pub struct Announcement {
     pub free_positions: u32,
     /// Sessions running now.
     pub sessions: u32,
+    /// It takes no session any more: its last word.
+    pub leaving: bool,
     /// Round trips to its best neighbours, in microseconds.
     pub rtts: BoundedVec<(PeerId, u32), 16>,
     /// Grows with every announcement of this host.

@@ -25,7 +25,15 @@ pub enum SpanError {
     /// Not of the form `A-B` or `A`.
     #[error("`{0}` is not a span; write it as FIRST-LAST, for example 0-9")]
     Syntax(String),
-    /// Ends before it begins, or beyond the model.
+    /// Ends before it begins.
+    #[error("span {first}-{last} ends before it begins; write it as {last}-{first}")]
+    Reversed {
+        /// First block, as written.
+        first: u32,
+        /// Last block, as written.
+        last: u32,
+    },
+    /// Beyond the model, or empty.
     #[error("span {first}-{last} does not fit a model with blocks 0-{}", blocks.saturating_sub(1))]
     Range {
         /// First block, as written.
@@ -73,6 +81,9 @@ impl Span {
         let first: u32 = first.parse().map_err(|_| syntax())?;
         let last: u32 = last.parse().map_err(|_| syntax())?;
         let end = last.checked_add(1).ok_or_else(syntax)?;
+        if last < first {
+            return Err(SpanError::Reversed { first, last });
+        }
         Self::new(first..end, blocks).map_err(|_| SpanError::Range { first, last, blocks })
     }
 

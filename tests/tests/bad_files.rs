@@ -146,7 +146,7 @@ fn a_name_is_removed_alone_and_a_hosted_model_stays() {
     let listed = || machine.run(&["ls", "--json"]).json()["models"].clone();
     let node = node(&machine, &["--serve", "one"]);
     let first = machine.run(&["rm", "one"]);
-    assert!(first.err.contains("its file stays as long as it is two"), "{first:?}");
+    assert!(first.err.contains("the file stays, it is two too"), "{first:?}");
     assert_eq!(listed()[0]["names"], serde_json::json!(["two"]));
     let id = listed()[0]["id"].as_str().unwrap().to_owned();
     for name in ["two", &id] {

@@ -566,6 +566,7 @@ fn announcement() -> Announcement {
         prefill_rate: 500,
         free_positions: 4_096,
         sessions: 1,
+        leaving: false,
         rtts: vec![(host, 30_000); 3].try_into().unwrap(),
         sequence: 1 << 40,
         expires: UnixSeconds(1_700_000_000),

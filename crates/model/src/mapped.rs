@@ -22,6 +22,8 @@ impl Mapped {
     /// The system cannot map it.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let written = file.metadata()?.modified().ok();
+        // Whoever would remove it sees that it is in use; where files cannot be locked, nobody does.
+        let _ = file.try_lock_shared();
         #[allow(unsafe_code, reason = "there is no other way to map a file")]
         // SAFETY: the mapping is read-only. A file that another process shortens meanwhile raises
         // SIGBUS; files of the store are never written again after their rename into place.

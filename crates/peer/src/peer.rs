@@ -234,6 +234,7 @@ impl Peer {
         match end {
             AnswerEnd::Well { receipts } => {
                 for host in hosts {
+                    self.table.unsuspend(host);
                     self.remember(wall, *host, *model, Evidence::InTime);
                     if receipts == &Some(Ok(())) {
                         self.remember(wall, *host, *model, Evidence::Receipted);

@@ -42,9 +42,8 @@ impl Voice {
         self.prekey.is_some()
     }
 
-    /// Announces a span. A node that drains has no room, so that nobody chooses it; and that lives
-    /// as long as any announcement, because one that expires sooner would let the one before speak
-    /// again from somebody's table.
+    /// Announces a span. That a node leaves lives as long as any announcement, because one that
+    /// expires sooner would let the one before speak again from somebody's table.
     pub(crate) fn announce(&mut self, scene: &Scene<'_>, hosted: &mut Hosted) -> Option<Output> {
         let prekey = self.prekey?;
         let (what, free) = (hosted.what(), hosted.free());
@@ -59,8 +58,9 @@ impl Voice {
             numerics: what.numerics,
             decode_micros,
             prefill_rate,
-            free_positions: if scene.draining { 0 } else { free },
+            free_positions: free,
             sessions: u32::try_from(scene.sessions).unwrap_or(u32::MAX),
+            leaving: scene.draining,
             rtts: BoundedVec::truncated(scene.table.nearest()),
             sequence: self.sequence,
             expires: scene.wall.plus(ANNOUNCEMENT_LIFE),

@@ -63,6 +63,7 @@ fn announcement(host: u8, of: &str) -> Announcement {
         prefill_rate: 100,
         free_positions: 4_096,
         sessions: 0,
+        leaving: false,
         rtts: BoundedVec::new(),
         sequence: 1,
         expires: WALL.plus(300),
@@ -276,10 +277,10 @@ fn changed_terms_are_said_at_once_and_changed_load_after_a_while() {
 }
 
 #[test]
-fn who_stops_hosting_says_that_there_is_no_room() {
+fn who_stops_hosting_says_that_it_leaves() {
     let mut bench = Bench::hosting();
     let outputs = bench.put(Input::Unhosting { model: model(0), span: span("0-9") });
-    assert_eq!((said(&outputs)[0].free_positions, said(&outputs)[0].sequence), (0, 5_001));
+    assert_eq!((said(&outputs)[0].leaving, said(&outputs)[0].sequence), (true, 5_001));
     assert_eq!(bench.peer.poll_timeout(), None);
     assert_eq!(bench.open(opening(1)), Err(Refusal::UnknownModel));
 }
@@ -289,7 +290,7 @@ fn who_drains_says_so_once_and_serves_nobody_new() {
     let mut bench = Bench::hosting();
     bench.open(opening(1)).unwrap();
     let outputs = bench.put(Input::Drain);
-    assert_eq!(said(&outputs)[0].free_positions, 0);
+    assert!(said(&outputs)[0].leaving);
     assert_eq!(bench.put(Input::Drain), vec![]);
     assert_eq!(bench.open(opening(2)), Err(Refusal::Draining));
     assert_eq!(bench.put(Input::Hosting(hosting("10-19"))), vec![]);

@@ -32,6 +32,7 @@
 //!         prefill_rate: 500,
 //!         free_positions: 4_096,
 //!         sessions: 0,
+//!         leaving: false,
 //!         rtts: BoundedVec::new(),
 //!         sequence: 1,
 //!         expires: wall.plus(300),

@@ -78,7 +78,10 @@ pub fn plan(
     now: Moment,
 ) -> Result<Chain, PlanError> {
     let of_model = |host: &&Announcement| {
-        host.blocks == request.blocks && host.host != request.me && outlook.allows(&host.host)
+        host.blocks == request.blocks
+            && !host.leaving
+            && host.host != request.me
+            && outlook.allows(&host.host)
     };
     let mut hosts: Vec<_> = table.hosts(request.model).filter(of_model).collect();
     hosts.sort_by_key(|host| (mixed(request.seed, &host.host), host.host, host.span));

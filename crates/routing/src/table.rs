@@ -76,6 +76,10 @@ impl HostTable {
             if announcement.sequence <= held.record().sequence {
                 return Inserted::Stale;
             }
+            // A prekey lives in memory alone: with another one, the host has begun anew.
+            if announcement.prekey.id != held.record().prekey.id {
+                self.suspended.remove(&host);
+            }
             *held = verified;
             self.quiet_until = quiet_until;
             return Inserted::Newer;
@@ -116,6 +120,11 @@ impl HostTable {
                 self.suspended.remove(&host);
             }
         }
+    }
+
+    /// Passes over a host no more: it has answered.
+    pub fn unsuspend(&mut self, host: &PeerId) {
+        self.suspended.remove(host);
     }
 
     /// Whether a host is passed over at `now`.
@@ -210,11 +219,13 @@ impl HostTable {
     }
 
     /// The blocks of a model of `blocks` blocks that nobody announces, as inclusive ranges.
-    /// Announcements that know another number of blocks do not count, nor do suspended hosts.
+    /// Announcements that know another number of blocks do not count, nor do hosts that leave or are
+    /// suspended.
     #[must_use]
     pub fn coverage(&self, model: ModelId, blocks: u32, now: Moment) -> Vec<[u32; 2]> {
-        let counts =
-            |host: &&Announcement| host.blocks == blocks && !self.is_suspended(&host.host, now);
+        let counts = |host: &&Announcement| {
+            host.blocks == blocks && !host.leaving && !self.is_suspended(&host.host, now)
+        };
         missing(self.hosts(model).filter(counts).map(|host| host.span), blocks)
     }
 

@@ -44,6 +44,7 @@ fn announcement(host: u8, span: Span, blocks: u32) -> Announcement {
         prefill_rate: 100,
         free_positions: 4_096,
         sessions: 0,
+        leaving: false,
         rtts: BoundedVec::new(),
         sequence: 1,
         expires: WALL.plus(300),
@@ -154,6 +155,33 @@ fn a_host_is_never_in_a_chain_twice() {
     let distinct: BTreeSet<_> = route(&fast, Wish::Any).unwrap().into_iter().collect();
     assert_eq!(distinct.len(), 3);
     assert!(distinct.contains(&peer(1)));
+}
+
+#[test]
+fn a_host_that_leaves_is_none() {
+    let table = table_with(&[(1, "0-29"), (2, "0-14")], |host, said| said.leaving = host == 1);
+    let missing = vec![[15, 29]];
+    assert_eq!(route(&table, Wish::Any), Err(PlanError::Uncovered { missing: missing.clone() }));
+    assert_eq!(table.coverage(model(), 30, Moment::default()), missing);
+}
+
+#[test]
+fn a_host_that_has_answered_or_begun_anew_is_passed_over_no_more() {
+    let mut table = table(&[(1, "0-29")]);
+    let until = Moment::from_micros(9);
+    let is_suspended = |table: &HostTable| table.is_suspended(&peer(1), Moment::default());
+    table.suspend(peer(1), until);
+    table.unsuspend(&peer(1));
+    assert!(!is_suspended(&table));
+    table.suspend(peer(1), until);
+    let said = announcement(1, Span::parse_inclusive("0-29", 30).unwrap(), 30);
+    let same = Announcement { sequence: 2, ..said.clone() };
+    assert_eq!(table.insert(sign(same, 1), WALL), Inserted::Newer);
+    assert!(is_suspended(&table), "it is the one that failed");
+    let prekey = Prekey { id: [9; 8], ..said.prekey };
+    let anew = Announcement { sequence: 3, prekey, ..said };
+    assert_eq!(table.insert(sign(anew, 1), WALL), Inserted::Newer);
+    assert!(!is_suspended(&table));
 }
 
 #[test]

@@ -91,6 +91,7 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
     if status["bootstrap"]["given"] != 0 && status["bootstrap"]["reached"] == false {
         say("bootstrap  no address that was given answers in this swarm")?;
     }
+    say(format!("privacy    {}", text(&status["privacy"])))?;
     for address in status["addresses"].as_array().into_iter().flatten() {
         say(format!("address    {}", text(address)))?;
     }
@@ -124,7 +125,7 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
 fn state(model: &Value, here: bool) -> String {
     let hosts = model["hosts"].as_u64().unwrap_or(0);
     if model["ready"].as_bool() == Some(true) {
-        return format!("ready · {hosts} hosts");
+        return format!("ready · {hosts} host{}", if hosts == 1 { "" } else { "s" });
     }
     let missing = missing(model);
     if missing.is_empty() {

@@ -73,6 +73,9 @@ pub(super) async fn remove(global: &Global, name: &str, force: bool) -> Result<(
     let meant = store.would_remove(name).map_err(|error| store_failure(&error))?;
     if meant.kept.is_empty() && !force {
         refuse_hosted(global, name, &meant).await?;
+        if store.is_in_use(name) {
+            return Err(in_use(global, name, "a running process computes with its file"));
+        }
     }
     let Removed { model, kept } = store.remove(name).map_err(|error| store_failure(&error))?;
     if global.json {
@@ -83,7 +86,7 @@ pub(super) async fn remove(global: &Global, name: &str, force: bool) -> Result<(
     } else if !global.quiet {
         let what = match kept.is_empty() {
             true => format!("{} freed", HumanBytes(model.bytes)),
-            false => format!("its file stays as long as it is {}", kept.join(", ")),
+            false => format!("the file stays, it is {} too", kept.join(", ")),
         };
         crate::stderr::tell(&format!("removed {} · {what}", model.names.join(", ")));
     }
@@ -99,9 +102,15 @@ async fn refuse_hosted(global: &Global, name: &str, meant: &Removed) -> Result<(
     if hosting.all(|hosted| hosted["model"] != *id) {
         return Ok(());
     }
-    Err(Failure::new(Code::Usage, format!("{name} is in use"))
-        .because(format!("the node at {} hosts it", node.address()))
-        .try_this(format!("stop that node first, or taimatsu rm --force {name}")))
+    Err(in_use(global, name, &format!("the node at {} hosts it", node.address())))
+}
+
+fn in_use(global: &Global, name: &str, cause: &str) -> Failure {
+    let dir = crate::config::models(global).map(|dir| dir.display().to_string());
+    let models = dir.map_or_else(|_| String::new(), |dir| format!("--models {dir} "));
+    Failure::new(Code::Usage, format!("{name} is in use"))
+        .because(cause)
+        .try_this(format!("stop it first, or taimatsu {models}rm --force {name}"))
 }
 
 /// Copies a file into the store.
@@ -112,7 +121,7 @@ pub(super) fn import(global: &Global, file: &Path, name: Option<&str>) -> Result
         say(shown_json(&model))?;
     } else if !global.quiet {
         crate::stderr::tell(&format!(
-            "{} is stored · {}",
+            "stored as {} · {}",
             model.names.join(", "),
             HumanBytes(model.bytes)
         ));

@@ -189,7 +189,7 @@ fn failure(name: &str, error: &PullError) -> Failure {
     let what = format!("{name} was not pulled");
     let (code, remedy) = match error {
         PullError::Offline { .. } => {
-            (Code::NotFound, "taimatsu import FILE, or without TAIMATSU_OFFLINE")
+            (Code::NotFound, "taimatsu import FILE, or without --offline (TAIMATSU_OFFLINE)")
         }
         PullError::NoPython { .. } | PullError::NoPip => {
             (Code::Failure, "python3 and pip from your system's packages, or taimatsu import FILE")

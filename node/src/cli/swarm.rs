@@ -110,7 +110,7 @@ fn figures(spans: &[&Value]) -> String {
     let free = spans.iter().filter_map(|span| span["free_positions"].as_u64()).min().unwrap_or(0);
     let mut words = Vec::new();
     if spans[0]["suspended"] == true {
-        words.push("passed over: it failed of late");
+        words.push("passed over: it failed or refused of late");
     }
     if spans[0]["trusted"] == true && spans[0]["me"] != true {
         words.push("trusted");

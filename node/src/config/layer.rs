@@ -162,7 +162,7 @@ where
     text.trim().parse().map(Some).map_err(|error: T::Err| {
         Failure::new(Code::Usage, format!("{}={text} cannot be", variable(key)))
             .because(error)
-            .try_this("taimatsu config show --origin")
+            .try_this(format!("another value, or without it: unset {}", variable(key)))
     })
 }
 

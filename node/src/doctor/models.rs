@@ -1,13 +1,15 @@
 //! Checks of the models: the store, every file's digest, and an answer that is known.
 
+use std::path::PathBuf;
+
 use taimatsu_model::catalogue::SMOLLM2_135M;
 use taimatsu_model::{Listed, Store, StoreError};
 use taimatsu_protocol::Sampling;
 
 use super::{Check, machine};
 use crate::cli::Global;
-use crate::config;
 use crate::engine::{Event, Privacy, Prompt, Question, RouteWish};
+use crate::failure::Failure;
 use crate::library::Library;
 use crate::local;
 use crate::local_engine::LocalEngine;
@@ -18,8 +20,8 @@ const GOLDEN_PROMPT: [u32; 8] = [504, 4626, 7313, 1187, 288, 260, 3426, 284];
 const GOLDEN_ANSWER: [u32; 8] = [260, 3426, 314, 260, 4626, 30, 198, 198];
 
 /// The store, and each file in it.
-pub(super) async fn examine(global: &Global) -> Vec<Check> {
-    let models = match config::models(global) {
+pub(super) async fn examine(models: Result<PathBuf, Failure>) -> Vec<Check> {
+    let models = match models {
         Ok(models) => models,
         Err(failure) => return vec![Check::failed("store", &failure)],
     };
@@ -65,9 +67,9 @@ fn digest(store: &Store, listed: &Listed) -> Check {
 }
 
 /// Whether this machine computes what every machine computes.
-pub(super) async fn golden(global: &Global) -> Check {
+pub(super) async fn golden(global: &Global, models: Option<PathBuf>) -> Check {
     let name = SMOLLM2_135M.name;
-    let library = config::models(global).ok().and_then(|dir| Store::open_read_only(&dir).ok());
+    let library = models.and_then(|dir| Store::open_read_only(&dir).ok());
     let library = Library::new(library);
     let found = tokio::task::spawn_blocking(move || library.find(name)).await;
     let model = match found {

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 use taimatsu_network::{Limits, Multiaddr, NetworkConfig, ProviderKey};
 use taimatsu_protocol::SwarmId;
 
 use super::Check;
+use crate::engine::ranges;
 use crate::node_client::NodeClient;
 use crate::stages::short;
 
@@ -156,6 +158,19 @@ async fn look_up(state: &Value, tried: &Value) -> Result<bool, String> {
     Ok(found.iter().any(|peer| state["peer"] == *peer.to_string()))
 }
 
+/// Models that somebody hosts in part alone: no question of them is answered.
+pub(super) fn coverage(state: &Value) -> Vec<Check> {
+    let models = state["models"].as_array().into_iter().flatten();
+    let torn = models.filter(|model| model["missing"].as_array().is_some_and(|m| !m.is_empty()));
+    let check = |model: &Value| {
+        let name = model["name"].as_str().unwrap_or("?");
+        let missing = Vec::<[u32; 2]>::deserialize(&model["missing"]).unwrap_or_default();
+        let said = format!("{name}: no other node hosts blocks {}", ranges(&missing));
+        Check::warn("coverage", said, format!("taimatsu up --serve {name}, or wait for a host"))
+    };
+    torn.map(check).collect()
+}
+
 fn read_nonce(text: &str) -> Option<[u8; 32]> {
     let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
     let bytes: Option<Vec<u8>> = (0..32).map(byte).collect();
@@ -179,6 +194,14 @@ mod tests {
         assert_eq!(state(2, false, 3), State::Warn);
         assert_eq!(state(0, false, 3), State::Pass);
         assert_eq!(state(1, true, 1), State::Pass);
+    }
+
+    #[test]
+    fn a_gap_is_told() {
+        let model = |missing| json!({"models": [{"name": "m", "missing": missing}]});
+        assert_eq!(coverage(&model(json!([]))), []);
+        let told = coverage(&model(json!([[0, 3], [7, 7]])));
+        assert!(told.len() == 1 && told[0].detail.contains("0-3, 7"), "{told:?}");
     }
 
     #[test]

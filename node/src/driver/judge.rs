@@ -53,7 +53,7 @@ pub(crate) struct SpanState {
     pub(crate) free_positions: u32,
     /// When the announcement ends; none for a span of this node.
     pub(crate) expires: Option<UnixSeconds>,
-    /// It failed of late, and is passed over for a while.
+    /// It failed or refused of late, and is passed over for a while.
     pub(crate) suspended: bool,
 }
 
@@ -329,7 +329,8 @@ impl Bench {
             }
             let most = count.into_iter().max_by_key(|(_, hosts)| *hosts);
             let blocks = most.map_or(0, |(blocks, _)| blocks);
-            let hosts = self.peer.table().hosts(model).filter(|said| said.blocks == blocks);
+            let stays = |said: &&Announcement| said.blocks == blocks && !said.leaving;
+            let hosts = self.peer.table().hosts(model).filter(stays);
             let passed = |host| self.peer.table().is_suspended(host, now);
             let spans = hosts.map(|said| SpanState::announced(said, passed(&said.host)));
             models.insert(model, (blocks, spans.collect()));

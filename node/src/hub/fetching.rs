@@ -30,7 +30,7 @@ const PIECES: usize = 16;
 pub(super) async fn pull(global: &Global, file: &HubFile) -> Result<StoredModel, Failure> {
     if global.settings.offline.value {
         return Err(Failure::new(Code::NotFound, format!("{} is not fetched", file.path))
-            .because("--offline (TAIMATSU_OFFLINE) forbids the network")
+            .because("--offline (or TAIMATSU_OFFLINE, or config.toml) forbids the network")
             .try_this("taimatsu import FILE"));
     }
     let store = local::store(global)?;

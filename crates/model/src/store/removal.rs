@@ -1,6 +1,6 @@
 //! Names, and the models whose last they are, taken out of the store.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 
 use super::files::file_error;
 use super::index::Record;
@@ -35,6 +35,14 @@ impl Store {
             false => Vec::new(),
         };
         Ok(Removed { model, kept })
+    }
+
+    /// Whether some process computes with the model's file.
+    #[must_use]
+    pub fn is_in_use(&self, name_or_id: &str) -> bool {
+        let Ok(index) = self.index() else { return false };
+        let file = index.find(name_or_id).map(|record| File::open(self.gguf_path(&record.sha256)));
+        matches!(file, Some(Ok(file)) if matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
     /// Takes a name out of the store; with its last name, or by its id, the model and what only it
