@@ -29,6 +29,7 @@ pub(crate) mod scoring;
 mod server;
 mod sse;
 mod text_request;
+mod unique;
 mod unsupported;
 mod wire_events;
 

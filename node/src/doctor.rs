@@ -94,8 +94,10 @@ pub(crate) async fn examine(
     for check in machine::examine(global, node.is_some()) {
         tell(check);
     }
-    // A running node knows best where its models are.
+    // A running node knows best where its models are, unless somebody asks for others.
+    let asked = global.settings.models.origin.is_of_this_call();
     let told = state.as_ref().and_then(|state| state.as_ref().ok()?["store"].as_str());
+    let told = told.filter(|_| !asked);
     let store = told.map_or_else(|| config::models(global), |store| Ok(store.into()));
     for check in models::examine(store.clone()).await {
         tell(check);

@@ -153,7 +153,7 @@ impl Ledger {
                     let standing = codec::decode(value.value(), MAX_STANDING).ok()?;
                     Some((peer, model, standing))
                 };
-            Ok(table.iter()?.filter_map(|entry| read(entry.ok()?)).collect())
+            Ok(table.iter()?.map_while(Result::ok).filter_map(read).collect())
         })
     }
 
@@ -174,7 +174,8 @@ impl Ledger {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
                 Err(error) => return Err(error.into()),
             };
-            let newest = table.iter()?.rev().filter_map(Result::ok);
+            // A file that cannot be read gives its error again and again.
+            let newest = table.iter()?.rev().map_while(Result::ok);
             let decoded =
                 newest.filter_map(|(_, value)| codec::decode(value.value(), MAX_KEPT).ok());
             Ok(decoded.filter(is).take(most).collect())

@@ -113,7 +113,9 @@ pub(crate) fn store_failure(error: &StoreError) -> Failure {
         StoreError::ReadOnly(_) => (Code::Resources, "--models DIR that you can write to"),
         StoreError::Unknown(_) => (Code::NotFound, "taimatsu ls"),
         StoreError::NotAFile(_) => (Code::Usage, "a GGUF file"),
-        StoreError::BadName(_) | StoreError::NameTaken(_) => (Code::Usage, "another --name"),
+        StoreError::BadName(_) | StoreError::NameTaken(_) | StoreError::NameOfCatalogue(_) => {
+            (Code::Usage, "another --name")
+        }
         StoreError::Gguf { source: GgufError::Io(error), .. }
             if error.kind() == ErrorKind::NotFound =>
         {

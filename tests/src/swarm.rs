@@ -176,7 +176,17 @@ impl Member {
     /// There is no answer.
     #[must_use]
     pub fn post(&self, path: &str, body: &Value) -> reqwest::blocking::Response {
-        let reply = http().post(format!("http://{}{path}", self.api)).json(body).send();
+        self.post_text(path, body.to_string())
+    }
+
+    /// The same with a body that no [`Value`] can be.
+    ///
+    /// # Panics
+    /// There is no answer.
+    #[must_use]
+    pub fn post_text(&self, path: &str, body: String) -> reqwest::blocking::Response {
+        let request = http().post(format!("http://{}{path}", self.api));
+        let reply = request.header("content-type", "application/json").body(body).send();
         reply.unwrap_or_else(|error| panic!("{path} is not answered: {error}"))
     }
 }

@@ -322,13 +322,13 @@ fn a_host_that_is_told_to_stop_takes_nobody_new_and_says_so() {
     let refused = chain.ask(4).last();
     assert!(refused["failed"].is_object(), "{refused}");
     assert!(events.next().unwrap()["token"].is_object(), "what was begun goes on");
-    until("the host's word that it has no room", || {
+    until("the host's word that it leaves", || {
         let map = chain.client.run(&["map", TINY, "--json"]).json();
         let spans = map["spans"].as_array().unwrap();
-        let room = |span: &Value| span["free_positions"].as_u64();
-        let first = spans.iter().find(|span| span["peer"] == *chain.first.peer)?;
-        (room(first) == Some(0)).then_some(())
+        spans.iter().all(|span| span["peer"] != *chain.first.peer).then_some(())
     });
+    let uncovered = chain.ask(4).last();
+    assert_eq!(uncovered["failed"]["code"], "coverage_incomplete", "{uncovered}");
     chain.first.signal("TERM");
     let peer = chain.first.peer.clone();
     assert_eq!(chain.first.said().status.code(), Some(0));

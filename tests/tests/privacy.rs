@@ -131,6 +131,24 @@ fn only_those_who_may_see_a_question_compute_it() {
         "whole",
     ]);
     refused.is_refused(5, &["blocks 0-3", "as the request asks", &format!("up --serve {TINY}")]);
+    for ask in [&["run", TINY, "x", "--max-tokens", "2"][..], &["score", TINY, "--ids", "1,2"]] {
+        company.stranger_stays_out(&format!("by the environment: {ask:?}"), || {
+            let mut command = company.machines[3].command(&[ask, &["--route", "whole"]].concat());
+            let done = command.env("TAIMATSU_PRIVACY", "local").output().unwrap();
+            assert_eq!(done.status.code(), Some(5), "{done:?}");
+        });
+    }
+    for twice in [
+        r#""taimatsu":{"privacy":"local","privacy":"anyone"}"#,
+        r#""taimatsu":{"privacy":"local"},"taimatsu":true"#,
+        r#""extra_body":{"taimatsu":{"privacy":"local"}}"#,
+    ] {
+        let text = format!("{{\"model\":\"{TINY}\",\"prompt\":[1,2],\"max_tokens\":1,{twice}}}");
+        company.stranger_stays_out(twice, || {
+            let reply = client.post_text("/v1/completions", text.clone());
+            assert_eq!(reply.status(), 400, "{twice}");
+        });
+    }
 }
 
 #[test]

@@ -70,36 +70,6 @@ fn instructions_and_threads_do_not_show() {
     }
 }
 
-#[test]
-fn every_cut_of_the_real_models_in_two() {
-    for model in [Model::smollm(), Model::gemma()] {
-        let threads = Threads::start(2).unwrap();
-        let ids = ids(12);
-        let blocks = model.manifest.blocks;
-        let whole = model.chain_on(&threads, &[], 32).bits(&ids, 512, Want::LastLogits);
-        for cut in 1..blocks {
-            let cuts = [format!("0-{}", cut - 1), format!("{cut}-{}", blocks - 1)];
-            let mut chain = model.chain_on(&threads, &[&cuts[0], &cuts[1]], 32);
-            assert!(chain.bits(&ids, 12, Want::LastLogits) == whole, "cut before {cut}");
-        }
-    }
-}
-
-#[test]
-fn instructions_do_not_show_in_the_real_models() {
-    for model in [Model::smollm(), Model::gemma()] {
-        let ids = ids(4);
-        let run = |level| {
-            let threads = Threads::at(level, 2).unwrap();
-            model.chain_on(&threads, &[], 32).bits(&ids, 512, Want::LastLogits)
-        };
-        let scalar = run(Level::Scalar);
-        for level in Level::all() {
-            assert!(run(level) == scalar, "{}, {level}", model.manifest.architecture);
-        }
-    }
-}
-
 /// Sixteen sessions of different lengths in one batch, each as if alone.
 #[test]
 fn a_crowd_does_not_show() {
@@ -131,26 +101,6 @@ fn a_crowd_does_not_show() {
                 assert!(&bits == expected);
             }
         }
-    }
-}
-
-#[test]
-fn the_real_model_too() {
-    let model = Model::smollm();
-    let ids = ids(96);
-    let whole = model.chain(&[], 2, 512).bits(&ids, 512, Want::AllLogits);
-    let runs: [(&[&str], usize, usize); 7] = [
-        (&[], 1, 2),
-        (&[], 7, 1),
-        (&["0-9", "10-19", "20-29"], 32, 1),
-        (&["0-9", "10-19", "20-29"], 7, 2),
-        (&["0-0", "1-28", "29-29"], 512, 1),
-        (&["0-4", "5-6", "7-29"], 32, 2),
-        (&["0-14", "15-29"], 512, 2),
-    ];
-    for (cut, chunk, threads) in runs {
-        let bits = model.chain(cut, threads, 512).bits(&ids, chunk, Want::AllLogits);
-        assert!(bits == whole, "{cut:?}, chunks of {chunk}, {threads} threads");
     }
 }
 

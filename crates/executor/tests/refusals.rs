@@ -3,11 +3,13 @@
 #[path = "support/chains.rs"]
 mod support;
 
+use std::sync::Arc;
+
 use support::Model;
 use taimatsu_executor::{
     CpuExecutor, ExecutorError, ExecutorLimits, Input, KvId, LayerExecutor, Threads, Want, Work,
 };
-use taimatsu_model::{Hyper, Manifest, Packs, TensorEntry};
+use taimatsu_model::{GgufFile, Hyper, Manifest, Packs, TensorEntry};
 use taimatsu_protocol::Span;
 
 #[test]
@@ -116,6 +118,10 @@ fn models_that_would_come_out_wrong_are_refused_by_name() {
     assert_eq!(refused(&change), Some(bias));
     let wider = refused(&|manifest| manifest.feed_forward += 32);
     assert!(matches!(wider, Some(ExecutorError::BadTensor { .. })), "{wider:?}");
+    let shorter = refused(&|manifest| manifest.blocks -= 1);
+    assert!(
+        matches!(&shorter, Some(ExecutorError::UnsupportedFeature(name)) if name.starts_with("blk.3."))
+    );
     let longer = refused(&|manifest| manifest.blocks += 1);
     assert_eq!(longer, Some(ExecutorError::MissingTensor("blk.4.attn_norm.weight".into())));
 }
@@ -126,6 +132,35 @@ fn tokens(kv: KvId, start: u32, ids: &[u32], want: Want) -> Work<'_> {
 
 fn hidden_work(kv: KvId, start: u32, values: &[f32]) -> Work<'_> {
     Work { kv, start, input: Input::Hidden(values), want: Want::LastLogits }
+}
+
+/// A file that was damaged since its manifest was made is not computed with, nor packed.
+#[test]
+fn a_damaged_tensor_is_refused_by_name() {
+    let Model { file, manifest, .. } = Model::tiny("llama.q4_1.gguf");
+    let (threads, span) = (Threads::start(1).unwrap(), Span::whole(4).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let load = |file: &Arc<GgufFile>, packs: &str| {
+        let packs = Packs::new(&dir.path().join(packs));
+        CpuExecutor::load_on(&threads, file, &manifest, span, 16, Some(&packs)).map(drop)
+    };
+    for (number, name) in ["token_embd.weight", "blk.2.ffn_norm.weight", "blk.1.attn_k.weight"]
+        .into_iter()
+        .enumerate()
+    {
+        let tensor = file.tensor(name).unwrap().bytes;
+        let start = tensor.as_ptr() as usize - file.bytes().as_ptr() as usize;
+        let path = dir.path().join(name);
+        let mut bytes = file.bytes().to_vec();
+        bytes[start + tensor.len() / 2] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let damaged = Arc::new(GgufFile::open(&path).unwrap());
+        let refusal = load(&damaged, &number.to_string());
+        let Err(ExecutorError::BadTensor { tensor, why }) = refusal else { panic!("{refusal:?}") };
+        assert_eq!(tensor, name);
+        assert!(why.contains("damaged"), "{why}");
+    }
+    assert_eq!(load(&file, "0"), Ok(()), "nothing of the damaged ones was packed");
 }
 
 /// Packed tensors are mapped: what somebody writes there would be computed with.

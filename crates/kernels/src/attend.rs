@@ -5,12 +5,15 @@
 //! dimensions in order; pages are taken in order with a running maximum; values are added key by
 //! key in order. Keys that a query may not see are skipped, never multiplied by zero.
 
+mod weigh;
+
 use std::ops::Range;
 
 use crate::columns::Columns;
 use crate::inputs::{NonFinite, TOO_LARGE};
 use crate::math::{exp, tree};
 use crate::simd::{Kernel, LANES, Level, Simd};
+use weigh::weigh;
 
 /// Positions of a page.
 pub const PAGE: usize = 32;
@@ -353,63 +356,4 @@ fn larger<const N: usize>(mut a: [f32; N], b: [f32; N]) -> [f32; N] {
         a[lane] = if b[lane] > a[lane] { b[lane] } else { a[lane] };
     }
     a
-}
-
-/// Adds visible values to the sums of `Q` queries that see the same keys: shrunk, and then value
-/// by value.
-#[inline(always)]
-fn weigh<S: Simd, const Q: usize>(
-    s: S,
-    visible: Range<usize>,
-    shares: &[Scores; Q],
-    values: &[[f32; LANES]],
-    shrinks: &[f32; Q],
-    sums: &mut [[f32; LANES]],
-) {
-    let wide = sums.len() / Q;
-    let mut chunk = 0;
-    while chunk < wide {
-        if chunk + 2 <= wide {
-            columns::<S, Q, 2>(s, visible.clone(), shares, values, shrinks, (chunk, sums));
-            chunk += 2;
-        } else {
-            columns::<S, Q, 1>(s, visible.clone(), shares, values, shrinks, (chunk, sums));
-            chunk += 1;
-        }
-    }
-}
-
-/// The same for `C` chunks of dimensions.
-#[inline(always)]
-fn columns<S: Simd, const Q: usize, const C: usize>(
-    s: S,
-    visible: Range<usize>,
-    shares: &[Scores; Q],
-    values: &[[f32; LANES]],
-    shrinks: &[f32; Q],
-    (chunk, sums): (usize, &mut [[f32; LANES]]),
-) {
-    let wide = sums.len() / Q;
-    let mut open = [[s.splat(0.0); C]; Q];
-    for q in 0..Q {
-        for c in 0..C {
-            let sum = s.load(&sums[q * wide + chunk + c]);
-            open[q][c] = s.mul(sum, s.splat(shrinks[q]));
-        }
-    }
-    for key in visible {
-        let values: &[[f32; LANES]; C] =
-            values[key * wide + chunk..].first_chunk().expect("a row of values");
-        for q in 0..Q {
-            let share = s.splat(shares[q].as_flattened()[key]);
-            for c in 0..C {
-                open[q][c] = s.fma(share, s.load(&values[c]), open[q][c]);
-            }
-        }
-    }
-    for q in 0..Q {
-        for c in 0..C {
-            s.store(open[q][c], &mut sums[q * wide + chunk + c]);
-        }
-    }
 }

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::path::Path;
+
+use taimatsu_protocol::Digest;
 
 use crate::ggml::GgmlType;
 use crate::mapped::Mapped;
@@ -28,7 +31,7 @@ const MAX_DIMS: u32 = 4;
 pub enum GgufError {
     /// The file cannot be opened or mapped.
     #[error("cannot open the file")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     /// It does not begin as a GGUF file does.
     #[error("not a GGUF file")]
     Magic,
@@ -240,6 +243,20 @@ impl GgufFile {
         let info = self.tensors.get(name)?;
         let bytes = self.data.bytes().get(info.start..info.start + info.length)?;
         Some(TensorView { ty: info.ty, shape: info.shape.clone(), bytes })
+    }
+
+    /// The digest of a tensor's bytes as they are on the disk now. They are read beside the mapping,
+    /// so that a large tensor of which little is used takes no memory.
+    ///
+    /// # Errors
+    /// There is no such tensor, or the disk does not give it.
+    pub fn digest_of(&self, name: &str) -> io::Result<Digest> {
+        let none = || io::Error::new(io::ErrorKind::NotFound, "there is no such tensor");
+        let TensorInfo { start, length, .. } = *self.tensors.get(name).ok_or_else(none)?;
+        match &self.data {
+            Data::Mapped(mapped) => mapped.digest_of(start..start + length),
+            Data::Owned(bytes) => Ok(Digest::of(&bytes[start..start + length])),
+        }
     }
 
     /// The names of all tensors, in order.

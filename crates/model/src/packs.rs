@@ -14,6 +14,7 @@ use taimatsu_protocol::Digest;
 
 use crate::mapped::Mapped;
 use crate::store::Store;
+use crate::whole_file;
 
 const DIGEST: usize = 32;
 
@@ -45,7 +46,9 @@ impl Packs {
     /// The tensor of this digest in this form, if it is there, of that size, and whole.
     #[must_use]
     pub fn get(&self, tensor: &Digest, form: &str, size: usize) -> Option<Pack> {
-        let mapped = Mapped::new(File::open(self.path(tensor, form)).ok()?).ok()?;
+        let path = self.path(tensor, form);
+        whole_file::need_regular(&path).ok()?;
+        let mapped = Mapped::new(File::open(path).ok()?).ok()?;
         if mapped.bytes().len() != size + DIGEST {
             return None;
         }

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use taimatsu_protocol::ModelId;
 
+use crate::catalogue;
 use crate::gguf::GgufFile;
 use crate::manifest::{MAX_MANIFEST, Manifest, TEMPLATE_KEY};
 use crate::template::MAX_TEMPLATE;
@@ -229,6 +230,9 @@ impl Store {
         let scratch = self.scratch()?;
         let copy = scratch.path().join("model.gguf");
         let sha256 = copy_hashed(path, &copy, progress)?;
+        if catalogue::find(&name).is_some_and(|entry| entry.sha256 != sha256) {
+            return Err(StoreError::NameOfCatalogue(name));
+        }
         let shown = path.file_name().unwrap_or_default().to_string_lossy();
         self.adopt(&copy, &sha256, &names, license, format!("imported from {shown}"))
     }

@@ -214,6 +214,9 @@ fn bpe(spec: &TokenizerSpec) -> Result<tokenizers::Tokenizer, TokenizerError> {
         "smollm" => Sequence::new(vec![Digits::new(true).into(), bytes_level.into()]).into(),
         _ => return Err(TokenizerError::Pre { pre: spec.pre.clone() }),
     };
+    if spec.merges.is_empty() {
+        return Err(TokenizerError::Key("tokenizer.ggml.merges"));
+    }
     let ids = (0_u32..).zip(spec.tokens.iter());
     let vocab: Vocab = ids.map(|(id, text)| (text.clone(), id)).collect();
     let merges = spec.merges.iter().map(|merge| {

@@ -226,6 +226,8 @@ impl IntoResponse for ApiError {
         let headers = reply.headers_mut();
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // Who has no key holds no place.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         match self.retry {
             Retry::Unsaid => {}

@@ -7,6 +7,7 @@ use taimatsu_protocol::Sampling;
 use super::error::ApiError;
 use super::fields::{Fields, kind};
 use super::sampling::{self, Chosen};
+use super::unique::Unique;
 use crate::engine::{Privacy, Prompt, Question, RouteWish};
 
 /// The OpenAI API takes as many stop texts.
@@ -157,7 +158,9 @@ impl Manner {
 
 /// A body as the object that it must be.
 pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    match serde_json::from_slice(body).map_err(|error| ApiError::invalid_json(&error))? {
+    let Unique(value) =
+        serde_json::from_slice(body).map_err(|error| ApiError::invalid_json(&error))?;
+    match value {
         Value::Object(map) => Ok(map),
         other => {
             let found = kind(&other);
@@ -188,11 +191,22 @@ const OURS: [&str; 2] = ["route", "privacy"];
 /// Refuses our settings where they are not heeded: who asks for privacy is not to be overheard
 /// because of a letter.
 fn misplaced(fields: &Fields<'_>) -> Result<(), ApiError> {
-    let ours = |key: &str| ["taimatsu", "privacy", "route"].contains(&key.to_lowercase().as_str());
-    match fields.keys().find(|key| *key != "taimatsu" && ours(key)) {
-        Some(key) => Err(fields.unknown(key, "`taimatsu.privacy` and `taimatsu.route` are heeded")),
-        None => Ok(()),
+    let heeded = "`taimatsu.privacy` and `taimatsu.route` are heeded, at the top";
+    let ours =
+        |key: &str| ["taimatsu", "privacy", "route"].contains(&key.trim().to_lowercase().as_str());
+    if let Some(key) = fields.keys().find(|key| *key != "taimatsu" && ours(key)) {
+        return Err(fields.unknown(key, heeded));
     }
+    // What client libraries take apart, and hands write as it stands.
+    for key in ["extra_body", "extra", "options"] {
+        if let Some(Value::Object(map)) = fields.value(key) {
+            let inner = Fields::new(map, format!("{}.", fields.path(key)));
+            if let Some(key) = inner.keys().find(|key| ours(key)) {
+                return Err(inner.unknown(key, heeded));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Our own key: whether the label is wanted, who may compute, and who may see.

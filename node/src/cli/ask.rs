@@ -7,8 +7,8 @@ use taimatsu_protocol::Sampling;
 
 use super::{Global, RouteArg, RunArgs, ScoreArgs, client};
 use crate::engine::{
-    Event, FinishReason, Finished, HopReport, Message, Privacy, Prompt, Question, RouteReport,
-    RouteWish, Score, Scores, Scoring,
+    Event, FinishReason, Finished, HopReport, Message, Prompt, Question, RouteReport, RouteWish,
+    Score, Scores, Scoring,
 };
 use crate::failure::{Code, Failure};
 use crate::local::{self, absolute};
@@ -22,7 +22,7 @@ const MAX_STDIN: u64 = 8 << 20;
 /// Answers one question.
 pub(super) async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     let seed = args.seed.unwrap_or_else(crate::entropy::told_seed);
-    let question = question(&args, seed)?;
+    let question = question(global, &args, seed)?;
     let mut printer = Printer::new(global, seed);
     match client::find_node(global).await? {
         Some(node) => match ask_node(&node, question.clone(), &mut printer).await {
@@ -52,7 +52,7 @@ pub(super) async fn score(global: &Global, args: ScoreArgs) -> Result<(), Failur
                 ids: args.ids.clone(),
                 top,
                 route: args.route.map_or(RouteWish::Any, RouteWish::from),
-                privacy: args.privacy.map_or(Privacy::Anyone, Privacy::from),
+                privacy: args.privacy.unwrap_or(global.settings.privacy.value).into(),
             };
             match node.score(&scoring).await {
                 Err(failure) if may_compute_here(global, &failure, &args.model, args.route) => {
@@ -88,7 +88,7 @@ fn print_scores(global: &Global, ids: &[u32], scores: &Scores) -> Result<(), Fai
     Ok(())
 }
 
-fn question(args: &RunArgs, seed: u64) -> Result<Question, Failure> {
+fn question(global: &Global, args: &RunArgs, seed: u64) -> Result<Question, Failure> {
     let prompt = match (&args.prompt_ids, &args.prompt) {
         (Some(ids), _) => Prompt::Ids(ids.clone()),
         (None, Some(text)) => {
@@ -121,7 +121,7 @@ fn question(args: &RunArgs, seed: u64) -> Result<Question, Failure> {
         ignore_eos: args.ignore_eos,
         logprobs: None,
         route: args.route.map_or(RouteWish::Any, RouteWish::from),
-        privacy: args.privacy.map_or(Privacy::Anyone, Privacy::from),
+        privacy: args.privacy.unwrap_or(global.settings.privacy.value).into(),
     })
 }
 

@@ -86,6 +86,10 @@ impl<'a> Weights<'a> {
         if let Some(tensor) = manifest.tensors_of(span).find(|tensor| !is_known(&tensor.name)) {
             return Err(ExecutorError::UnsupportedFeature(tensor.name.clone()));
         }
+        let is_beyond = |name: &str| block_number(name).is_some_and(|n| n >= manifest.blocks);
+        if let Some(tensor) = manifest.tensors.iter().find(|tensor| is_beyond(&tensor.name)) {
+            return Err(ExecutorError::UnsupportedFeature(tensor.name.clone()));
+        }
         Ok(Self { file, manifest, structure, packs })
     }
 
@@ -93,6 +97,7 @@ impl<'a> Weights<'a> {
         let Structure { shape, hidden, .. } = *self.structure;
         let (kind, row_bytes, _) =
             self.measured(EMBEDDING, &[hidden as u64, shape.vocab.into()])?;
+        self.need_whole(EMBEDDING)?;
         let (file, name) = (self.file.clone(), EMBEDDING);
         Ok(Embedding { file, name, kind, row_bytes })
     }
@@ -140,20 +145,32 @@ impl<'a> Weights<'a> {
     fn matrix(&self, name: &str, rows: usize, width: usize) -> Result<Matrix, ExecutorError> {
         let (kind, _, view) = self.measured(name, &[width as u64, rows as u64])?;
         let bad = |why: String| ExecutorError::BadTensor { tensor: name.into(), why };
-        let make = || pack(kind, rows, width, view.bytes);
+        let make = || {
+            self.need_whole(name)?;
+            pack(kind, rows, width, view.bytes).map_err(|error| bad(error.to_string()))
+        };
         let Some(packs) = self.packs else {
-            let bytes = make().map_err(|error| bad(error.to_string()))?;
-            return Ok(Matrix { kind, rows, width, bytes: Bytes::Own(bytes) });
+            return Ok(Matrix { kind, rows, width, bytes: Bytes::Own(make()?) });
         };
         let (digest, form) = (self.digest(name)?, format!("{LAYOUT}-{kind:?}-{rows}x{width}"));
         let bytes = match packs.get(&digest, &form, packed_size(kind, rows, width)) {
             Some(pack) => Bytes::Mapped(pack),
             None => {
-                let bytes = make().map_err(|error| bad(error.to_string()))?;
+                let bytes = make()?;
                 packs.put(&digest, &form, &bytes).map_or(Bytes::Own(bytes), Bytes::Mapped)
             }
         };
         Ok(Matrix { kind, rows, width, bytes })
+    }
+
+    /// Refuses what was damaged since the model's manifest was made of the file.
+    fn need_whole(&self, name: &str) -> Result<(), ExecutorError> {
+        let bad = |why: String| ExecutorError::BadTensor { tensor: name.into(), why };
+        let found = self.file.digest_of(name).map_err(|error| bad(error.to_string()))?;
+        match found == self.digest(name)? {
+            true => Ok(()),
+            false => Err(bad("the file is damaged: rm the model, then pull or import it".into())),
+        }
     }
 
     fn digest(&self, name: &str) -> Result<Digest, ExecutorError> {
@@ -166,6 +183,7 @@ impl<'a> Weights<'a> {
 
     fn vector(&self, name: &str, width: usize) -> Result<Vec<f32>, ExecutorError> {
         let (kind, _, view) = self.measured(name, &[width as u64])?;
+        self.need_whole(name)?;
         let mut values = vec![0.0; width];
         taimatsu_kernels::unpack_row(kind, view.bytes, &mut values);
         Ok(values)
@@ -223,6 +241,11 @@ const fn kind_of(ty: GgmlType) -> Option<Kind> {
 /// What a block's tensor is called in it.
 fn block_part(name: &str) -> Option<&str> {
     name.strip_prefix("blk.")?.split_once('.').map(|(_, part)| part)
+}
+
+/// Which block a tensor is of.
+fn block_number(name: &str) -> Option<u32> {
+    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
 /// Stands in the name of a packed tensor: another layout is another file.

@@ -74,6 +74,9 @@ pub enum StoreError {
     /// The name stands for another model.
     #[error("the name `{0}` already stands for another model; choose another, or remove that one")]
     NameTaken(String),
+    /// The name is that of a file in the catalogue.
+    #[error("the name `{0}` stands for a file of the catalogue, and this is another one")]
+    NameOfCatalogue(String),
     /// The file is no model.
     #[error("{} is not a usable model file", path.display())]
     Gguf {
