@@ -245,3 +245,24 @@ fn too_little_room_is_said_in_bytes() {
     let error = store.need(1 << 60).unwrap_err();
     assert!(matches!(error, StoreError::NoSpace { needed, free, .. } if needed > free && free > 0));
 }
+
+#[test]
+fn a_catalogues_name_is_for_its_file_alone() {
+    let (_dir, store) = store();
+    for name in crate::catalogue::SMOLLM2_135M.names() {
+        let error = import(&store, "llama.q4_1.gguf", name).unwrap_err();
+        assert!(matches!(error, StoreError::NameOfCatalogue(_)), "{error}");
+    }
+    assert!(store.list().unwrap().is_empty());
+}
+
+#[test]
+fn a_file_that_somebody_maps_is_in_use() {
+    let (_dir, store) = store();
+    let model = import(&store, "llama.q4_1.gguf", "one").unwrap();
+    assert!(!store.is_in_use("one") && !store.is_in_use("two"));
+    let file = GgufFile::open(&model.path).unwrap();
+    assert!(store.is_in_use("one"));
+    drop(file);
+    assert!(!store.is_in_use("one"));
+}
