@@ -249,7 +249,7 @@ fn too_little_room_is_said_in_bytes() {
 #[test]
 fn a_catalogues_name_is_for_its_file_alone() {
     let (_dir, store) = store();
-    for name in crate::catalogue::SMOLLM2_135M.names() {
+    for name in catalogue::SMOLLM2_135M.names() {
         let error = import(&store, "llama.q4_1.gguf", name).unwrap_err();
         assert!(matches!(error, StoreError::NameOfCatalogue(_)), "{error}");
     }
