@@ -124,8 +124,15 @@ impl CpuExecutor {
             }
         }
         let rotated = structure.rotated;
-        let frequencies =
-            kinds.into_iter().map(|(base, stretch)| frequencies(rotated, base, stretch)).collect();
+        let factors = weights.rope_factors()?;
+        let of_kind = |(base, stretch)| {
+            let mut frequencies = frequencies(rotated, base, stretch);
+            for (frequency, factor) in frequencies.iter_mut().zip(factors.iter().flatten()) {
+                *frequency /= f64::from(*factor);
+            }
+            frequencies
+        };
+        let frequencies = kinds.into_iter().map(of_kind).collect();
         let kv = KvStore::new(blocks.len(), kv_positions);
         let room = Room::default();
         let engine =

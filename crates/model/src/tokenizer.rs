@@ -9,6 +9,8 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split as ByPattern, SplitPattern};
+use tokenizers::tokenizer::SplitDelimiterBehavior;
 
 mod detokenizer;
 mod spec;
@@ -211,6 +213,8 @@ fn bpe(spec: &TokenizerSpec) -> Result<tokenizers::Tokenizer, TokenizerError> {
     // As llama.cpp's list of regular expressions per name has them.
     let split: PreTokenizerWrapper = match spec.pre.as_str() {
         "gpt-2" => bytes_level.into(),
+        "qwen2" => by_pattern(&words("\\p{N}"))?,
+        "llama-bpe" => by_pattern(&words("\\p{N}{1,3}"))?,
         "smollm" => Sequence::new(vec![Digits::new(true).into(), bytes_level.into()]).into(),
         _ => return Err(TokenizerError::Pre { pre: spec.pre.clone() }),
     };
@@ -225,10 +229,32 @@ fn bpe(spec: &TokenizerSpec) -> Result<tokenizers::Tokenizer, TokenizerError> {
     });
     let merges = merges.collect::<Result<Vec<_>, TokenizerError>>()?;
     let build = |error: tokenizers::Error| TokenizerError::Build(error.to_string());
-    let bpe = BPE::builder().vocab_and_merges(vocab, merges).build().map_err(build)?;
+    // A word that is a token is not looked for in the merges.
+    let whole_words = spec.pre == "llama-bpe";
+    let bpe = BPE::builder()
+        .vocab_and_merges(vocab, merges)
+        .ignore_merges(whole_words)
+        .build()
+        .map_err(build)?;
     let mut inner = tokenizers::Tokenizer::new(bpe);
     inner.with_pre_tokenizer(Some(split));
     Ok(inner)
+}
+
+/// The words of the newer families, which differ in how many digits are one.
+fn words(digits: &str) -> String {
+    format!(
+        "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\\r\\n\\p{{L}}\\p{{N}}]?\\p{{L}}+|\
+         {digits}| ?[^\\s\\p{{L}}\\p{{N}}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+    )
+}
+
+fn by_pattern(pattern: &str) -> Result<PreTokenizerWrapper, TokenizerError> {
+    let build = |error: tokenizers::Error| TokenizerError::Build(error.to_string());
+    let pattern = SplitPattern::Regex(pattern.to_owned());
+    let split = ByPattern::new(pattern, SplitDelimiterBehavior::Isolated, false);
+    let bytes = ByteLevel::new(false, false, false);
+    Ok(Sequence::new(vec![split.map_err(build)?.into(), bytes.into()]).into())
 }
 
 fn end_ids(spec: &TokenizerSpec) -> Vec<u32> {
@@ -243,7 +269,7 @@ fn end_ids(spec: &TokenizerSpec) -> Vec<u32> {
 }
 
 /// The ways of splitting that are built in.
-const PRE: [&str; 2] = ["`gpt-2`", "`smollm`"];
+const PRE: [&str; 4] = ["`gpt-2`", "`smollm`", "`qwen2`", "`llama-bpe`"];
 
 /// The name of SentencePiece in GGUF files.
 const SENTENCE_PIECE: &str = "llama";

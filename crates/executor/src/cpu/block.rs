@@ -24,6 +24,8 @@ pub(super) struct Block {
     pub(super) up: Matrix,
     pub(super) down: Matrix,
     pub(super) norms: Norms,
+    /// Of queries, keys and values; none where the model has none.
+    pub(super) biases: Vec<Vec<f32>>,
 }
 
 /// Weights of a block's norms.
@@ -92,6 +94,9 @@ impl Block {
         let layers =
             vec![(&self.query, &mut queries[..]), (&self.key, keys), (&self.value, values)];
         bench.linear(inputs, normed, layers)?;
+        for (values, bias) in [&mut *queries, keys, values].into_iter().zip(&self.biases) {
+            values.chunks_exact_mut(bias.len()).for_each(|row| add(bench.level, row, bias));
+        }
         let head_norms = norms.heads.as_ref();
         bench.turned(queries, head_norms.map(|norms| &norms.0[..]), turns, heads);
         bench.turned(keys, head_norms.map(|norms| &norms.1[..]), turns, kv_heads);

@@ -81,6 +81,7 @@ impl<'a> Weights<'a> {
     ) -> Result<Self, ExecutorError> {
         let is_known = |name: &str| match block_part(name) {
             Some(part) => structure.tensors.contains(&part),
+            None if name == ROPE_FACTORS => structure.rope_factors,
             None => [EMBEDDING, OUTPUT_NORM, OUTPUT].contains(&name),
         };
         if let Some(tensor) = manifest.tensors_of(span).find(|tensor| !is_known(&tensor.name)) {
@@ -120,7 +121,14 @@ impl<'a> Weights<'a> {
             Ok::<_, ExecutorError>(first?.zip(second?))
         };
         let attention = vector("attn_norm", hidden)?;
+        let bias = |(part, heads): (&str, usize)| {
+            self.vector(&format!("blk.{index}.{part}.bias"), heads * head)
+        };
+        let biased = [("attn_q", heads), ("attn_k", kv_heads), ("attn_v", kv_heads)];
+        let biased = biased.into_iter().filter(|_| self.structure.biases);
+        let biases = biased.map(bias).collect::<Result<Vec<_>, _>>()?;
         Ok(Block {
+            biases,
             layer: self.structure.layers[index as usize],
             query: matrix("attn_q", heads * head, hidden)?,
             key: matrix("attn_k", kv_heads * head, hidden)?,
@@ -140,6 +148,20 @@ impl<'a> Weights<'a> {
                 )?,
             },
         })
+    }
+
+    /// Divisors of the rotation's frequencies, where the file has them.
+    pub(super) fn rope_factors(&self) -> Result<Option<Vec<f32>>, ExecutorError> {
+        let bad =
+            |why: &str| ExecutorError::BadTensor { tensor: ROPE_FACTORS.into(), why: why.into() };
+        if self.file.tensor(ROPE_FACTORS).is_none() {
+            return Ok(None);
+        }
+        let factors = self.vector(ROPE_FACTORS, self.structure.rotated / 2)?;
+        match factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
+            true => Ok(Some(factors)),
+            false => Err(bad("a factor is not above zero")),
+        }
     }
 
     fn matrix(&self, name: &str, rows: usize, width: usize) -> Result<Matrix, ExecutorError> {
@@ -251,6 +273,7 @@ fn block_number(name: &str) -> Option<u32> {
 /// Stands in the name of a packed tensor: another layout is another file.
 const LAYOUT: &str = "k1";
 
+const ROPE_FACTORS: &str = "rope_freqs.weight";
 const EMBEDDING: &str = "token_embd.weight";
 const OUTPUT_NORM: &str = "output_norm.weight";
 const OUTPUT: &str = "output.weight";

@@ -2,6 +2,8 @@
 
 mod gemma3;
 mod llama;
+mod qwen2;
+mod qwen3;
 
 use taimatsu_kernels::{Gate, Pairs};
 use taimatsu_model::{Hyper, Manifest};
@@ -32,6 +34,10 @@ pub(super) struct Structure {
     pub(super) gate: Gate,
     /// Embeddings are multiplied by it.
     pub(super) embedding_scale: Option<f32>,
+    /// The file may have a divisor for each frequency of the rotation.
+    pub(super) rope_factors: bool,
+    /// Queries, keys and values have something added to them before they are normed or rotated.
+    pub(super) biases: bool,
     /// Query and key heads are normed before their rotation.
     pub(super) head_norms: bool,
     /// What attention and feed-forward add is normed first.
@@ -62,6 +68,8 @@ impl Structure {
         let structure = match manifest.architecture.as_str() {
             "llama" => llama::structure(manifest)?,
             "gemma3" => gemma3::structure(manifest)?,
+            "qwen2" => qwen2::structure(manifest)?,
+            "qwen3" => qwen3::structure(manifest)?,
             other => return Err(ExecutorError::UnsupportedArchitecture(other.to_owned())),
         };
         structure.check(manifest)
@@ -88,6 +96,8 @@ impl Structure {
             epsilon: f32::from(manifest.rms_epsilon),
             gate: Gate::Silu,
             embedding_scale: None,
+            rope_factors: false,
+            biases: false,
             head_norms: false,
             post_norms: false,
             layers: vec![layer; manifest.blocks as usize],

@@ -1,4 +1,4 @@
-//! Llama: norm, rotary attention, norm, SwiGLU.
+//! Llama: norm, rotary attention, norm, SwiGLU. Llama 3 has a factor for each frequency.
 
 use taimatsu_model::Manifest;
 
@@ -7,5 +7,5 @@ use crate::contract::ExecutorError;
 
 pub(super) fn structure(manifest: &Manifest) -> Result<Structure, ExecutorError> {
     refuse_unknown(manifest, |_, _| false)?;
-    Ok(Structure::common(manifest))
+    Ok(Structure { rope_factors: true, ..Structure::common(manifest) })
 }
