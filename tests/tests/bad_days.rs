@@ -18,7 +18,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_taimatsu-under-test");
 
 /// A model of four blocks and 640 tokens that answers in milliseconds, and one that is alike.
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/tiny/llama.q4_1.gguf");
-const OTHER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/tiny/llama.q8_0.gguf");
+const OTHER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/tiny/llama.q4_0.gguf");
 
 /// A command line of a node on free ports.
 const UP: [&str; 8] =

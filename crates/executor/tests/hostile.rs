@@ -18,7 +18,7 @@ use taimatsu_model::{GgufFile, Manifest};
 use taimatsu_protocol::Span;
 
 const FILES: [&str; 4] =
-    ["llama.q4_1.gguf", "gemma3.q4_k.gguf", "llama-2blk.f16.gguf", "llama.q6_k.gguf"];
+    ["llama.q4_1.gguf", "gemma3.q4_k.gguf", "llama-2blk.f16.gguf", "qwen3.q4_k.gguf"];
 
 /// Rows that are computed at once, and by how many threads of which level.
 type Path = (usize, &'static Threads);

@@ -52,7 +52,7 @@ fn tiny_models_answer_as_llama_cpp_does() {
     }
     let text = std::fs::read(data("tiny/tiny.json")).unwrap();
     let reference: Reference = serde_json::from_slice(&text).unwrap();
-    assert_eq!(reference.models.len(), 8);
+    assert_eq!(reference.models.len(), 10);
     for model in reference.models {
         let mut chain = Model::tiny(&model.file).chain(&[], 1, 512);
         let (mut missed, mut steps, mut apart) = (0, 0, Mean::default());

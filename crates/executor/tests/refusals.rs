@@ -100,8 +100,8 @@ fn models_that_would_come_out_wrong_are_refused_by_name() {
         CpuExecutor::load(&file, &manifest, span, limits).err()
     };
     assert_eq!(refused(&|_| {}), None);
-    let other = ExecutorError::UnsupportedArchitecture("qwen2".into());
-    assert_eq!(refused(&|manifest| manifest.architecture = "qwen2".into()), Some(other));
+    let other = ExecutorError::UnsupportedArchitecture("mamba".into());
+    assert_eq!(refused(&|manifest| manifest.architecture = "mamba".into()), Some(other));
     for name in ["rope.scaling.factor", "expert_count", "logit_scale"] {
         let value = (name.to_owned(), Hyper::Integer(4));
         let change =

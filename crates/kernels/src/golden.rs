@@ -10,7 +10,7 @@ use crate::pool::Pool;
 use crate::simd::Level;
 
 /// What every kernel of K1 gives for the numbers below, mixed.
-const GOLDEN: u64 = 0xb780_1f7b_2f8b_99ac;
+const GOLDEN: u64 = 0x841f_09b7_e842_081e;
 
 /// This CPU does not compute K1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -104,7 +104,7 @@ impl Luck {
     fn blocks(&mut self, kind: Kind) -> Vec<u8> {
         let scales: &[usize] = match kind {
             Kind::F32 => &[2],
-            Kind::F16 | Kind::Q4_0 | Kind::Q5_0 | Kind::Q8_0 => &[0],
+            Kind::F16 | Kind::Q4_0 | Kind::Q5_0 | Kind::Q8_0 | Kind::Iq4Nl => &[0],
             Kind::Bf16 => &[0],
             Kind::Q4_1 | Kind::Q5_1 | Kind::Q4K | Kind::Q5K => &[0, 2],
             Kind::Q2K => &[80, 82],

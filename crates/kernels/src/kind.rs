@@ -17,6 +17,7 @@ pub enum Kind {
     Q4K,
     Q5K,
     Q6K,
+    Iq4Nl,
 }
 
 /// What a type's blocks consist of.
@@ -28,7 +29,7 @@ pub(crate) enum Family {
     Narrow {
         /// Of a whole number: 4, 5 or 8.
         bits: u32,
-        /// Taken off each whole number.
+        /// Taken off each whole number, or off what stands for it in [`TABLE`].
         offset: i32,
         /// Whether a minimum is added.
         minimum: bool,
@@ -48,7 +49,7 @@ pub(crate) enum Family {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::F32,
         Self::F16,
         Self::Bf16,
@@ -62,6 +63,7 @@ impl Kind {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Iq4Nl,
     ];
 
     pub(crate) const fn family(self) -> Family {
@@ -72,6 +74,7 @@ impl Kind {
             Self::Q5_0 => Family::Narrow { bits: 5, offset: 16, minimum: false },
             Self::Q5_1 => Family::Narrow { bits: 5, offset: 0, minimum: true },
             Self::Q8_0 => Family::Narrow { bits: 8, offset: 128, minimum: false },
+            Self::Iq4Nl => Family::Narrow { bits: 4, offset: 128, minimum: false },
             // Two and three bits are stored as four.
             Self::Q2K => Family::Super { bits: 4, sub: 16, offset: 0, minimum: true },
             Self::Q3K => Family::Super { bits: 4, sub: 16, offset: 4, minimum: false },
@@ -97,7 +100,7 @@ impl Kind {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
-            Self::Q4_0 => 18,
+            Self::Q4_0 | Self::Iq4Nl => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
@@ -111,7 +114,12 @@ impl Kind {
     }
 }
 
-/// A block of [`Family::Narrow`], read: weight `i` is `(q[i] - offset) * d + m`.
+/// What the nibbles of IQ4_NL stand for, with 128 added: GGML's `kvalues_iq4nl`.
+pub(crate) const TABLE: [u8; 16] =
+    [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
+
+/// A block of [`Family::Narrow`], read: weight `i` is `(q[i] - offset) * d + m`, of IQ4_NL with
+/// what stands for `q[i]` in [`TABLE`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Narrow {
     /// Bits of a half.
@@ -129,7 +137,7 @@ impl Narrow {
         let fifth = |from: usize, i: usize| (block[from + i / 8] >> (i % 8) & 1) << 4;
         let q = |f: &dyn Fn(usize) -> u8| std::array::from_fn(f);
         match kind {
-            Kind::Q4_0 => Self { d: half(0), m: 0, q: q(&|i| nibble(2, i)) },
+            Kind::Q4_0 | Kind::Iq4Nl => Self { d: half(0), m: 0, q: q(&|i| nibble(2, i)) },
             Kind::Q4_1 => Self { d: half(0), m: half(2), q: q(&|i| nibble(4, i)) },
             Kind::Q5_0 => Self { d: half(0), m: 0, q: q(&|i| nibble(6, i) | fifth(2, i)) },
             Kind::Q5_1 => Self { d: half(0), m: half(2), q: q(&|i| nibble(8, i) | fifth(4, i)) },
@@ -224,6 +232,7 @@ pub fn unpack_row(kind: Kind, bytes: &[u8], out: &mut [f32]) {
             Family::Narrow { offset, minimum, .. } => {
                 let Narrow { d, m, q } = Narrow::read(kind, block);
                 for (out, q) in out.iter_mut().zip(q) {
+                    let q = if kind == Kind::Iq4Nl { TABLE[usize::from(q)] } else { q };
                     *out = (i32::from(q) - offset) as f32 * single(d);
                     if minimum {
                         *out += single(m);

@@ -12,7 +12,7 @@ use plain::Plain;
 
 use crate::columns::Columns;
 use crate::inputs::Inputs;
-use crate::kind::Kind;
+use crate::kind::{Kind, TABLE};
 use crate::packed::Packed;
 use crate::simd::{Kernel, LANES, Level, Simd, fetch_ahead, steps};
 
@@ -45,6 +45,7 @@ impl Kernel for Linear<'_> {
             Kind::F16 => self.each(s, Plain::<2>),
             Kind::Bf16 => self.each(s, Plain::<0>),
             Kind::Q4_0 => self.each(s, Narrow::<4, 8, false>),
+            Kind::Iq4Nl => self.each(s, Narrow::<4, 128, false>),
             Kind::Q4_1 => self.each(s, Narrow::<4, 0, true>),
             Kind::Q5_0 => self.each(s, Narrow::<5, 16, false>),
             Kind::Q5_1 => self.each(s, Narrow::<5, 0, true>),
@@ -192,6 +193,26 @@ fn dots<S: Simd, const P: usize, const BITS: u32>(
     }
 }
 
+/// The same of nibbles that stand for entries of [`TABLE`].
+#[inline(always)]
+fn dots_by_table<S: Simd, const P: usize>(
+    s: S,
+    numbers: &[u8],
+    words: [&[i32; 8]; P],
+    sums: &mut [S::I; P],
+) {
+    for chunk in 0..4 {
+        let nibbles = s.bytes(part(numbers, 64 * chunk));
+        let halves = [s.low(nibbles), s.high(nibbles)];
+        for half in 0..2 {
+            let weights = s.look_up(halves[half], &TABLE);
+            for p in 0..P {
+                sums[p] = s.dot_bytes(sums[p], weights, words[p][2 * chunk + half]);
+            }
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Narrow<const BITS: u32, const OFFSET: i32, const MINIMUM: bool>;
 
@@ -228,7 +249,12 @@ impl<const BITS: u32, const OFFSET: i32, const MINIMUM: bool> Tile
                 }
             }
             let numbers = &block[32 * (1 + MINIMUM as usize)..];
-            dots::<S, P, BITS>(s, numbers, at.map(|at| known(words, at)), (0, 8), &mut sums);
+            let words = at.map(|at| known(words, at));
+            if BITS == 4 && OFFSET == 128 {
+                dots_by_table::<S, P>(s, numbers, words, &mut sums);
+            } else {
+                dots::<S, P, BITS>(s, numbers, words, (0, 8), &mut sums);
+            }
             for p in 0..P {
                 let scale = s.mul(d, s.splat(*known(&inputs.scales, at[p])));
                 acc[p] = s.fma(scale, s.to_f(sums[p]), acc[p]);

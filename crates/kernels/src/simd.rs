@@ -168,6 +168,8 @@ pub(crate) trait Simd: Copy {
     /// Bits `2 x pair` and above of every byte, as bits 4 and 5.
     fn sixth(self, a: Self::B, pair: u32) -> Self::B;
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Every byte's entry in a table; of bytes below 16.
+    fn look_up(self, a: Self::B, table: &[u8; 16]) -> Self::B;
 
     fn none(self) -> Self::A;
     /// Adds, per lane, the four products of unsigned bytes with `with`. Exact for up to

@@ -46,7 +46,7 @@ fn matrix(kind: Kind, rows: usize, width: usize, seed: u64) -> Vec<u8> {
         (0..rows * width / kind.weights() * kind.bytes()).map(|_| next()).collect();
     let halves: &[usize] = match kind {
         Kind::F32 => &[],
-        Kind::F16 | Kind::Bf16 | Kind::Q4_0 | Kind::Q5_0 | Kind::Q8_0 => &[0],
+        Kind::F16 | Kind::Bf16 | Kind::Q4_0 | Kind::Q5_0 | Kind::Q8_0 | Kind::Iq4Nl => &[0],
         Kind::Q4_1 | Kind::Q5_1 | Kind::Q4K | Kind::Q5K => &[0, 2],
         Kind::Q2K => &[80, 82],
         Kind::Q3K => &[108],

@@ -303,6 +303,32 @@ mod tests {
         assert_eq!(text, "<s>[\"<a> & \\\"b\\\" é\"]\n24 Nov 2024");
     }
 
+    /// What the templates of Qwen 2.5 and 3 do: walk backwards, and take thoughts out of answers.
+    #[test]
+    fn messages_are_walked_backwards_and_thoughts_taken_out() {
+        let source = "{%- set ns = namespace(last=messages|length - 1, more=true) %}\
+            {%- for message in messages[::-1] %}\
+            {%- if ns.more and message.role == 'user' and not \
+            (message.content.startswith('<tool>') and message.content.endswith('</tool>')) %}\
+            {%- set ns.more = false %}{%- set ns.last = (messages|length - 1) - loop.index0 %}\
+            {%- endif %}{%- endfor %}{{- ns.last }}\
+            {%- for message in messages %}{%- set text = message.content %}\
+            {%- if message.reasoning_content is defined and message.reasoning_content is not none %}!\
+            {%- elif '</think>' in text %}{%- set thought = text.split('</think>')[0].rstrip('\\n')\
+            .split('<think>')[-1].lstrip('\\n') %}\
+            {{- '(' + thought + ')' + text.split('</think>')[-1].lstrip('\\n') }}\
+            {%- else %}{{- '|' + text.strip() }}{%- endif %}{%- endfor %}\
+            {%- if enable_thinking is defined and enable_thinking is false %}!{%- endif %}";
+        let said = [
+            ("user", " Hi "),
+            ("assistant", "<think>\nhm\n</think>\n\nHo"),
+            ("user", "<tool>1</tool>"),
+        ];
+        let messages =
+            said.map(|(role, content)| Message { role: role.into(), content: content.into() });
+        assert_eq!(render(source, &messages).unwrap(), "0|Hi(hm)Ho|<tool>1</tool>");
+    }
+
     #[test]
     fn json_is_pythons() {
         let text = render("{{ {'a': [1, 'x<y']} | tojson }}", &[]).unwrap();

@@ -297,6 +297,7 @@ const END_NAMES: [&str; 15] = [
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
     /// Every byte's letter, three merges, and one token of each special kind.
     fn sample() -> Tokenizer {
@@ -329,6 +330,41 @@ mod tests {
         assert_eq!(tokenizer.decode(&plain), "<|end|><tool>");
         assert_eq!(tokenizer.decode(&parsed), "hell<tool>");
         assert_eq!(tokenizer.end_ids(), [0]);
+    }
+
+    /// As llama.cpp splits by these names.
+    #[test]
+    fn words_are_split_as_the_family_does() {
+        let text = "It's 12345, I'LL go…\r\n\n  naïve ñandú!! x=1\t\ttail  ";
+        let split = |digits: &str| {
+            let pattern = by_pattern(&words(digits)).unwrap();
+            let mut text = PreTokenizedString::from(text);
+            pattern.pre_tokenize(&mut text).unwrap();
+            let parts = text.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            parts.into_iter().map(|(_, (from, to), _)| (from, to)).collect::<Vec<_>>()
+        };
+        let cut = |digits| split(digits).into_iter().map(|(a, b)| &text[a..b]).collect::<Vec<_>>();
+        let rest = [
+            ",",
+            " I",
+            "'LL",
+            " go",
+            "…\r\n\n",
+            " ",
+            " naïve",
+            " ñandú",
+            "!!",
+            " x",
+            "=",
+            "1",
+            "\t",
+            "\ttail",
+            "  ",
+        ];
+        let one = ["It", "'s", " ", "1", "2", "3", "4", "5"];
+        assert_eq!(cut("\\p{N}"), [&one[..], &rest].concat());
+        let three = ["It", "'s", " ", "123", "45"];
+        assert_eq!(cut("\\p{N}{1,3}"), [&three[..], &rest].concat());
     }
 
     #[test]

@@ -256,6 +256,7 @@ const fn kind_of(ty: GgmlType) -> Option<Kind> {
         GgmlType::Q4K => Kind::Q4K,
         GgmlType::Q5K => Kind::Q5K,
         GgmlType::Q6K => Kind::Q6K,
+        GgmlType::Iq4Nl => Kind::Iq4Nl,
         _ => return None,
     })
 }

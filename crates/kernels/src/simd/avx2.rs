@@ -249,10 +249,8 @@ impl Simd for Avx2 {
     fn low(self, a: Self::B) -> Self::B {
         // SAFETY: a value of this type proves that the CPU has the instruction.
         unsafe {
-            [
-                _mm256_and_si256(a[0], _mm256_set1_epi8(15)),
-                _mm256_and_si256(a[1], _mm256_set1_epi8(15)),
-            ]
+            let mask = _mm256_set1_epi8(15);
+            [_mm256_and_si256(a[0], mask), _mm256_and_si256(a[1], mask)]
         }
     }
 
@@ -260,10 +258,8 @@ impl Simd for Avx2 {
     fn high(self, a: Self::B) -> Self::B {
         // SAFETY: a value of this type proves that the CPU has the instruction.
         unsafe {
-            [
-                _mm256_and_si256(_mm256_srli_epi16::<4>(a[0]), _mm256_set1_epi8(15)),
-                _mm256_and_si256(_mm256_srli_epi16::<4>(a[1]), _mm256_set1_epi8(15)),
-            ]
+            let moved = [_mm256_srli_epi16::<4>(a[0]), _mm256_srli_epi16::<4>(a[1])];
+            self.low(moved)
         }
     }
 
@@ -324,6 +320,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn look_up(self, a: Self::B, table: &[u8; 16]) -> Self::B {
+        // SAFETY: as above, and the pointers are into arrays of the length that is read or written.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, a[0]), _mm256_shuffle_epi8(table, a[1])]
+        }
+    }
+
+    #[inline(always)]
     fn none(self) -> Self::A {
         // SAFETY: a value of this type proves that the CPU has the instruction.
         unsafe { [_mm256_setzero_si256(); 2] }
@@ -359,10 +364,8 @@ impl Simd for Avx2 {
             let with = _mm256_set1_epi32(with);
             let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(with));
             let odd = _mm256_srai_epi16::<8>(with);
-            let low = [
-                _mm256_and_si256(a[0], _mm256_set1_epi16(255)),
-                _mm256_and_si256(a[1], _mm256_set1_epi16(255)),
-            ];
+            let mask = _mm256_set1_epi16(255);
+            let low = [_mm256_and_si256(a[0], mask), _mm256_and_si256(a[1], mask)];
             let high = [_mm256_srli_epi16::<8>(a[0]), _mm256_srli_epi16::<8>(a[1])];
             let first =
                 _mm256_add_epi32(_mm256_madd_epi16(low[0], even), _mm256_madd_epi16(high[0], odd));
@@ -377,10 +380,8 @@ impl Simd for Avx2 {
         // SAFETY: a value of this type proves that the CPU has the instruction.
         unsafe {
             let with = _mm256_set1_epi32(with);
-            [
-                _mm256_add_epi32(sum[0], _mm256_madd_epi16(a[0], with)),
-                _mm256_add_epi32(sum[1], _mm256_madd_epi16(a[1], with)),
-            ]
+            let both = [_mm256_madd_epi16(a[0], with), _mm256_madd_epi16(a[1], with)];
+            [_mm256_add_epi32(sum[0], both[0]), _mm256_add_epi32(sum[1], both[1])]
         }
     }
 

@@ -254,6 +254,15 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn look_up(self, a: Self::B, table: &[u8; 16]) -> Self::B {
+        // SAFETY: as above, and the pointers are into arrays of the length that is read or written.
+        unsafe {
+            let table = _mm_loadu_si128(table.as_ptr().cast());
+            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), a)
+        }
+    }
+
+    #[inline(always)]
     fn none(self) -> Self::A {
         // SAFETY: a value of this type proves that the CPU has the instruction.
         unsafe { _mm512_setzero_si512() }

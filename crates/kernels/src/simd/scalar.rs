@@ -173,6 +173,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn look_up(self, a: Self::B, table: &[u8; 16]) -> Self::B {
+        each(a, |lane| lane.map(|byte| table[usize::from(byte)]))
+    }
+
+    #[inline(always)]
     fn none(self) -> Self::A {
         [0; LANES]
     }

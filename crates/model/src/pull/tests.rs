@@ -147,7 +147,7 @@ fn an_imported_file_is_the_entrys_model_whatever_its_name() {
 #[test]
 fn another_model_under_the_entrys_name_is_not_taken_for_it() {
     let setting = Setting::new(&wheel(MEMBER, &GGUF));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama.q8_0.gguf");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/llama.q4_0.gguf");
     for name in ENTRY.names() {
         setting.store.import(&path, Some(name), &mut |_, _| {}).unwrap();
         // Nothing is downloaded for it.

@@ -52,7 +52,7 @@ fn a_removed_model_leaves_nothing_and_takes_nothing_of_others() {
     import(&store, "llama.q4_1.gguf", "one").unwrap();
     let before = files(dir.path());
     // The same tokenizer and template, so two blobs are shared.
-    import(&store, "llama.q8_0.gguf", "two").unwrap();
+    import(&store, "llama.q4_0.gguf", "two").unwrap();
     assert_eq!(store.list().unwrap().len(), 2);
     store.remove("two").unwrap();
     assert_eq!(files(dir.path()), before);
@@ -98,12 +98,12 @@ fn a_file_stays_as_long_as_it_has_a_name() {
 fn a_name_stands_for_one_model_and_a_model_can_have_more() {
     let (_dir, store) = store();
     import(&store, "llama.q4_1.gguf", "one").unwrap();
-    let error = import(&store, "llama.q8_0.gguf", "one").unwrap_err();
+    let error = import(&store, "llama.q4_0.gguf", "one").unwrap_err();
     assert!(matches!(error, StoreError::NameTaken(name) if name == "one"));
     let again = import(&store, "llama.q4_1.gguf", "uno").unwrap();
     assert_eq!(again.names, ["one", "uno"]);
     assert_eq!(store.list().unwrap().len(), 1);
-    assert!(matches!(import(&store, "llama.q8_0.gguf", "../x"), Err(StoreError::BadName(_))));
+    assert!(matches!(import(&store, "llama.q4_0.gguf", "../x"), Err(StoreError::BadName(_))));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_file_in_place_is_hashed_once_and_again_when_it_changes() {
     assert_eq!(notes(), 1);
     // The second time tells what is noted, not what the file holds: the note is made to differ.
     let note = fs::read_dir(dir.path().join("paths")).unwrap().next().unwrap().unwrap().path();
-    let other = import(&store, "llama.q8_0.gguf", "other").unwrap();
+    let other = import(&store, "llama.q4_0.gguf", "other").unwrap();
     let text = fs::read_to_string(&note).unwrap();
     fs::write(&note, text.replace(&first.id.to_string(), &other.id.to_string())).unwrap();
     assert_eq!(store.resolve(&reference).unwrap().id, other.id);
@@ -149,11 +149,11 @@ fn a_store_that_is_only_read_gives_models_and_takes_none() {
     let before = files(dir.path());
     let store = Store::open_read_only(dir.path()).unwrap();
     assert_eq!(store.resolve("one").unwrap().id, model.id);
-    let place = tiny("llama.q8_0.gguf").display().to_string();
+    let place = tiny("llama.q4_0.gguf").display().to_string();
     assert_eq!(store.resolve(&place).unwrap().manifest.blocks, 4);
     assert!(matches!(store.remove("one"), Err(StoreError::ReadOnly(_))));
     assert!(matches!(store.put_blob(Digest::of(b"x"), b"x"), Err(StoreError::ReadOnly(_))));
-    assert!(matches!(import(&store, "llama.q8_0.gguf", "two"), Err(StoreError::ReadOnly(_))));
+    assert!(matches!(import(&store, "llama.q4_0.gguf", "two"), Err(StoreError::ReadOnly(_))));
     assert_eq!(files(dir.path()), before);
     assert!(Store::open_read_only(&dir.path().join("none")).is_err());
 }
@@ -205,7 +205,7 @@ fn a_lost_blob_is_made_again_from_the_model() {
 fn two_imports_at_once_both_count() {
     let (dir, _) = store();
     std::thread::scope(|scope| {
-        for (file, name) in [("llama.q4_1.gguf", "one"), ("llama.q8_0.gguf", "two")] {
+        for (file, name) in [("llama.q4_1.gguf", "one"), ("llama.q4_0.gguf", "two")] {
             let dir = dir.path();
             scope.spawn(move || import(&Store::open(dir).unwrap(), file, name).unwrap());
         }
