@@ -28,7 +28,7 @@ for model in models:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         found = {}
         for _ in range(rounds):
-            for what, count in (("decode", 128), ("prefill", 512)):
+            for what, count in (("decode", 128), ("prefill", 512), ("batch", 128)):
                 mine = ours(model, what, threads)
                 rival.stdin.write(f"{what} {count}\n")
                 rival.stdin.flush()

@@ -182,7 +182,9 @@ pub enum ExecutorError {
     #[error("the model's file was changed or cut short under this executor; load it again")]
     FileChanged,
     /// Another kind of model.
-    #[error("architecture `{0}` is not supported; this executor runs `llama`, `gemma3`, `qwen2` and `qwen3`")]
+    #[error(
+        "architecture `{0}` is not supported; this executor runs `llama`, `gemma3`, `qwen2` and `qwen3`"
+    )]
     UnsupportedArchitecture(String),
     /// A tensor, or a way of using one, that this executor would get wrong.
     #[error("`{0}` is not supported by this executor; choose another model")]

@@ -36,7 +36,10 @@ pub(crate) struct BenchArgs {
     /// Threads for computing [default: as `up`]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Tokens of a run [default: 128 for decode, 512 for prefill]
+    /// Sessions that decode together, for `batch`
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) sessions: u32,
+    /// Tokens of a run, of each session [default: 512 for prefill, else 128]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) tokens: Option<u32>,
     /// Runs; the median counts
@@ -51,13 +54,15 @@ pub(crate) enum BenchWhat {
     Decode,
     /// A prompt at once
     Prefill,
+    /// One token after another, of several sessions together
+    Batch,
 }
 
 impl BenchWhat {
     /// Tokens of a run where nobody says.
     pub(crate) const fn usual(self) -> u32 {
         match self {
-            Self::Decode => 128,
+            Self::Decode | Self::Batch => 128,
             Self::Prefill => 512,
         }
     }
@@ -66,6 +71,7 @@ impl BenchWhat {
         match self {
             Self::Decode => "decode",
             Self::Prefill => "prefill",
+            Self::Batch => "batch",
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use serde_json::json;
-use taimatsu_executor::{CpuExecutor, Input, KvId, LayerExecutor, Output, Threads, Want, Work};
+use taimatsu_executor::{
+    CpuExecutor, ExecutorError, Input, KvId, LayerExecutor, Threads, Want, Work,
+};
 use taimatsu_protocol::Span;
 
 use super::{BenchArgs, BenchWhat, Global};
@@ -29,78 +31,98 @@ pub(super) async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failur
         Some(threads) => usize::from(threads),
         None => global.settings.threads.value as usize,
     };
-    let (name, what, runs) = (model.known.name.clone(), args.what, args.runs);
-    let tokens = args.tokens.unwrap_or_else(|| what.usual());
+    let (name, what) = (model.known.name.clone(), args.what);
+    let plan = Plan {
+        what,
+        tokens: args.tokens.unwrap_or_else(|| what.usual()),
+        sessions: if what == BenchWhat::Batch { args.sessions } else { 1 },
+        runs: args.runs,
+    };
     let work = tokio::task::spawn_blocking(move || {
         let started = Threads::start(threads).map_err(LoadError::from)?;
         let span = Span::whole(model.known.manifest.blocks).map_err(LoadError::from)?;
-        let executor = hosting::load_executor(&started, &model.known, span, tokens + 1)?;
-        measure(&started, executor, what, tokens, runs).map_err(LoadError::from)
+        let room = (plan.tokens + 1) * plan.sessions;
+        let executor = hosting::load_executor(&started, &model.known, span, room)?;
+        measure(&started, executor, plan).map_err(LoadError::from)
     });
     let what_failed = format!("cannot measure {name}");
     let measured = work
         .await
         .map_err(|error| Failure::of(Code::Failure, what_failed.clone(), &error))?
         .map_err(|error| Failure::new(Code::Failure, what_failed).because(chain(&error)))?;
-    tell(global, &name, args.what, (threads, tokens), measured)
+    tell(global, &name, plan, threads, measured)
+}
+
+/// What shall be measured.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    what: BenchWhat,
+    /// Of each session.
+    tokens: u32,
+    sessions: u32,
+    runs: u32,
 }
 
 fn measure(
     threads: &Threads,
     mut executor: CpuExecutor,
-    what: BenchWhat,
-    tokens: u32,
-    runs: u32,
-) -> Result<Measured, taimatsu_executor::ExecutorError> {
+    plan: Plan,
+) -> Result<Measured, ExecutorError> {
+    let Plan { what, tokens, sessions, runs } = plan;
     let vocab = executor.shape().vocab;
     let ids: Vec<u32> = (0..tokens).map(|index| index * 31 % vocab.min(500)).collect();
-    let kv = executor.open(tokens + 1, executor.span())?;
+    let span = executor.span();
+    let kvs =
+        (0..sessions).map(|_| executor.open(tokens + 1, span)).collect::<Result<Vec<_>, _>>()?;
     // Once before, so that weights and pages are in memory.
-    step(&mut executor, kv, 0, &ids[..ids.len().min(16)])?;
+    step(&mut executor, &kvs, 0, &ids[..ids.len().min(16)])?;
     let mut rates = Vec::new();
     for _ in 0..runs {
-        let mut before = 0;
-        executor.truncate(kv, 0)?;
-        if what == BenchWhat::Decode {
-            step(&mut executor, kv, 0, &ids[..1])?;
-            before = 1;
+        kvs.iter().try_for_each(|kv| executor.truncate(*kv, 0))?;
+        let decodes = what != BenchWhat::Prefill;
+        if decodes {
+            step(&mut executor, &kvs, 0, &ids[..1])?;
         }
         let began = Instant::now();
-        match what {
-            BenchWhat::Prefill => step(&mut executor, kv, 0, &ids)?,
-            BenchWhat::Decode => {
-                for (position, id) in (before..).zip(&ids) {
-                    step(&mut executor, kv, position, &[*id])?;
-                }
+        if decodes {
+            for (position, id) in (1..).zip(&ids) {
+                step(&mut executor, &kvs, position, &[*id])?;
             }
+        } else {
+            step(&mut executor, &kvs, 0, &ids)?;
         }
-        rates.push(f64::from(tokens) / began.elapsed().as_secs_f64());
+        rates.push(f64::from(tokens * sessions) / began.elapsed().as_secs_f64());
     }
-    let bytes = executor.weight_bytes() as f64;
-    let bytes_per_token = match what {
-        BenchWhat::Decode => bytes,
-        BenchWhat::Prefill => bytes / f64::from(tokens),
+    let at_once = match what {
+        BenchWhat::Decode => 1,
+        BenchWhat::Prefill => tokens,
+        BenchWhat::Batch => sessions,
     };
+    let bytes_per_token = executor.weight_bytes() as f64 / f64::from(at_once);
     Ok(Measured { rates, bytes_per_token, bandwidth: threads.bandwidth() })
 }
 
+/// The same ids for all sessions, each with its own KV.
 fn step(
     executor: &mut CpuExecutor,
-    kv: KvId,
+    kvs: &[KvId],
     start: u32,
     ids: &[u32],
-) -> Result<(), taimatsu_executor::ExecutorError> {
-    let work = Work { kv, start, input: Input::Tokens(ids), want: Want::LastLogits };
-    executor.step(&[work]).pop().unwrap_or(Ok(Output::Nothing)).map(drop)
+) -> Result<(), ExecutorError> {
+    let work =
+        |kv: &KvId| Work { kv: *kv, start, input: Input::Tokens(ids), want: Want::LastLogits };
+    let works: Vec<Work<'_>> = kvs.iter().map(work).collect();
+    executor.step(&works).into_iter().try_for_each(|answer| answer.map(drop))
 }
 
 fn tell(
     global: &Global,
     model: &str,
-    what: BenchWhat,
-    (threads, tokens): (usize, u32),
+    plan: Plan,
+    threads: usize,
     measured: Measured,
 ) -> Result<(), Failure> {
+    let Plan { what, tokens, sessions, .. } = plan;
     let Measured { mut rates, bytes_per_token, bandwidth } = measured;
     rates.sort_by(f64::total_cmp);
     let median = rates[rates.len() / 2];
@@ -112,6 +134,7 @@ fn tell(
             "model": model,
             "what": what.word(),
             "tokens": tokens,
+            "sessions": sessions,
             "tokens_per_second": median,
             "spread": [least, most],
             "threads": threads,
@@ -121,8 +144,10 @@ fn tell(
             "share_of_bandwidth": share,
         }));
     }
+    let many =
+        if sessions > 1 { format!(" in each of {sessions} sessions") } else { String::new() };
     say(format!(
-        "{model}: {} of {tokens} tokens on {threads} threads: {median:.1} tokens/s ({least:.1} to \
+        "{model}: {} of {tokens} tokens{many} on {threads} threads: {median:.1} tokens/s ({least:.1} to \
          {most:.1} in {} runs)",
         what.word(),
         rates.len(),
