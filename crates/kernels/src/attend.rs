@@ -5,6 +5,7 @@
 //! dimensions in order; pages are taken in order with a running maximum; values are added key by
 //! key in order. Keys that a query may not see are skipped, never multiplied by zero.
 
+mod page;
 mod weigh;
 
 use std::ops::Range;
@@ -12,7 +13,8 @@ use std::ops::Range;
 use crate::columns::Columns;
 use crate::inputs::{NonFinite, TOO_LARGE};
 use crate::math::{exp, tree};
-use crate::simd::{Kernel, LANES, Level, Simd};
+use crate::simd::{Kernel, LANES, Level, Simd, fetch};
+use page::{Halves, Page, unpack};
 use weigh::weigh;
 
 /// Positions of a page.
@@ -118,6 +120,9 @@ impl Look<'_> {
     }
 }
 
+/// Queries up to which a page is read as it is.
+const FEW: usize = 4;
+
 /// Room to work in; kept between calls.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
@@ -162,28 +167,32 @@ impl Kernel for Attend<'_> {
         let Self { look, room, row, out } = self;
         let count = look.count * look.group;
         let wide = look.head.div_ceil(LANES);
-        room.sums.clear();
-        room.sums.resize(count * wide, [0.0; LANES]);
-        room.states.clear();
-        room.states.resize(count, State { most: f32::NEG_INFINITY, total: [0.0; LANES] });
+        let Room { keys, values, sums, states } = room;
+        sums.clear();
+        sums.resize(count * wide, [0.0; LANES]);
+        states.clear();
+        states.resize(count, State { most: f32::NEG_INFINITY, total: [0.0; LANES] });
         let last = look.first + look.count - 1;
         let begin = (look.first + 1).saturating_sub(look.window) / PAGE;
         let size = page_size(look.head);
         for (page, heads) in look.pages.iter().enumerate().take(last / PAGE + 1).skip(begin) {
-            unpack(s, &heads[look.key * size..][..size], look.head, wide, room);
-            let mut query = 0;
-            while query < count {
-                query = match count - query {
-                    4.. => some::<S, 4>(s, &look, page, query, room),
-                    2.. => some::<S, 2>(s, &look, page, query, room),
-                    _ => some::<S, 1>(s, &look, page, query, room),
-                }?;
+            let halves = &heads[look.key * size..][..size];
+            if let Some(next) = look.pages.get(page + 1) {
+                let next = &next[look.key * size..][..size];
+                fetch(next.as_ptr(), size_of_val(next));
+            }
+            // A page is made f32 once, where many queries look at it.
+            if count <= FEW && look.head.is_multiple_of(LANES) {
+                all(s, &look, page, Halves::new(halves, look.head), sums, states)?;
+            } else {
+                let singles = unpack(s, halves, look.head, wide, (&mut *keys, &mut *values));
+                all(s, &look, page, singles, sums, states)?;
             }
         }
         for index in 0..count {
-            let total = s.splat(tree(room.states[index].total));
+            let total = s.splat(tree(states[index].total));
             for chunk in 0..wide {
-                let mut lanes = room.sums[index * wide + chunk];
+                let mut lanes = sums[index * wide + chunk];
                 s.store(s.div(s.load(&lanes), total), &mut lanes);
                 let length = LANES.min(look.head - chunk * LANES);
                 let column = look.column(index) + chunk * LANES;
@@ -194,76 +203,73 @@ impl Kernel for Attend<'_> {
     }
 }
 
+/// Takes a page into the sums of all queries.
+#[inline(always)]
+fn all<S: Simd, P: Page>(
+    s: S,
+    look: &Look<'_>,
+    page: usize,
+    held: P,
+    sums: &mut [[f32; LANES]],
+    states: &mut [State],
+) -> Result<(), NonFinite> {
+    let mut query = 0;
+    while query < states.len() {
+        query = match states.len() - query {
+            4.. => some::<S, P, 4>(s, look, page, query, held, (sums, states)),
+            3 => some::<S, P, 3>(s, look, page, query, held, (sums, states)),
+            2 => some::<S, P, 2>(s, look, page, query, held, (sums, states)),
+            _ => some::<S, P, 1>(s, look, page, query, held, (sums, states)),
+        }?;
+    }
+    Ok(())
+}
+
 /// Takes a page into the sums of `Q` queries from `query` on; gives the query after them.
 #[inline(always)]
-fn some<S: Simd, const Q: usize>(
+fn some<S: Simd, P: Page, const Q: usize>(
     s: S,
     look: &Look<'_>,
     page: usize,
     query: usize,
-    room: &mut Room,
+    held: P,
+    (sums, states): (&mut [[f32; LANES]], &mut [State]),
 ) -> Result<usize, NonFinite> {
     let wide = look.head.div_ceil(LANES);
     let mut rows = [look.queries; Q];
     for q in 0..Q {
         rows[q] = look.query(query + q);
     }
-    let mut scores = score(s, rows, &room.keys);
+    let mut scores = score(s, rows, held);
     let mut shrinks = [1.0; Q];
     for q in 0..Q {
         let visible = look.visible(query + q, page);
         if !visible.is_empty() {
-            let state = &mut room.states[query + q];
             let row = (query + q) / look.group;
-            shrinks[q] = share(s, visible, &mut scores[q], state).ok_or(NonFinite { row })?;
+            shrinks[q] = share(s, visible, &mut scores[q], &mut states[query + q])
+                .ok_or(NonFinite { row })?;
         }
     }
     let visible = look.visible(query, page);
-    let sums = &mut room.sums[query * wide..][..Q * wide];
+    let sums = &mut sums[query * wide..][..Q * wide];
     if visible == look.visible(query + Q - 1, page) {
-        weigh::<S, Q>(s, visible, &scores, &room.values, &shrinks, sums);
+        weigh::<S, P, Q>(s, visible, &scores, held, &shrinks, sums);
     } else {
         for q in 0..Q {
             let visible = look.visible(query + q, page);
             let sums = &mut sums[q * wide..][..wide];
-            weigh::<S, 1>(s, visible, &[scores[q]], &room.values, &[shrinks[q]], sums);
+            weigh::<S, P, 1>(s, visible, &[scores[q]], held, &[shrinks[q]], sums);
         }
     }
     Ok(query + Q)
 }
 
-/// A page as f32: `[dimension][2 x 16 keys]` and `[key][dimensions, padded]`.
-#[inline(always)]
-fn unpack<S: Simd>(s: S, page: &[u16], head: usize, wide: usize, room: &mut Room) {
-    let (keys, values) = page.split_at(PAGE * head);
-    room.keys.resize(2 * head, [0.0; LANES]);
-    for (to, from) in room.keys.iter_mut().zip(keys.as_chunks::<LANES>().0) {
-        s.store(s.halves(from), to);
-    }
-    room.values.resize(PAGE * wide, [0.0; LANES]);
-    for (to, from) in room.values.chunks_exact_mut(wide).zip(values.chunks_exact(head)) {
-        let (chunks, rest) = from.as_chunks::<LANES>();
-        for (to, from) in to.iter_mut().zip(chunks) {
-            s.store(s.halves(from), to);
-        }
-        if !rest.is_empty() {
-            let mut lanes = [0; LANES];
-            lanes[..rest.len()].copy_from_slice(rest);
-            s.store(s.halves(&lanes), &mut to[chunks.len()]);
-        }
-    }
-}
-
 /// Scores of `Q` queries with all keys of a page.
 #[inline(always)]
-fn score<S: Simd, const Q: usize>(
-    s: S,
-    queries: [&[f32]; Q],
-    keys: &[[f32; LANES]],
-) -> [Scores; Q] {
+fn score<S: Simd, P: Page, const Q: usize>(s: S, queries: [&[f32]; Q], page: P) -> [Scores; Q] {
     let mut sums = [[s.splat(0.0); 2]; Q];
-    for (dimension, [low, high]) in keys.as_chunks::<2>().0.iter().enumerate() {
-        let (low, high) = (s.load(low), s.load(high));
+    for dimension in 0..queries[0].len() {
+        let [low, high] = page.keys(s, dimension);
         for q in 0..Q {
             let query = s.splat(queries[q][dimension]);
             sums[q][0] = s.fma(query, low, sums[q][0]);

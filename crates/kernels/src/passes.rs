@@ -11,8 +11,11 @@ use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::simd::{LANES, Level};
 
-/// Products that make a task worth handing out.
-const TASK: usize = 1 << 16;
+/// Products of a task: fewer are not worth handing out, more would leave threads idle at the end.
+const TASK: [usize; 2] = [1 << 16, 1 << 20];
+
+/// Tasks of a pass for each thread, so that none waits long for the last.
+const SHARES: usize = 6;
 
 /// Positions of one session that look back together.
 const TOGETHER: usize = 8;
@@ -64,10 +67,13 @@ impl Pool {
         let positions = inputs.positions;
         let mut tasks = Vec::with_capacity(layers.len());
         let mut total = 0;
+        let rows: usize = layers.iter().map(|(weights, _)| weights.rows()).sum();
+        let products = rows * inputs.width * positions;
+        let task = (products / (SHARES * self.threads().get())).clamp(TASK[0], TASK[1]);
         for (weights, out) in layers.iter_mut() {
             assert_eq!(weights.width(), inputs.width, "inputs of the layer's width");
             assert_eq!(out.len(), positions * weights.rows(), "room for every output");
-            let groups = TASK.div_ceil((LANES * weights.width() * positions).max(1));
+            let groups = task.div_ceil((LANES * weights.width() * positions).max(1));
             let first = total;
             total += weights.groups().div_ceil(groups);
             tasks.push((first, groups, *weights, Columns::new(out, weights.rows())));

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
 /// Turns of a loop before a thread that waits goes to sleep: tens of microseconds.
-const SPINS: u32 = 20_000;
+const SPINS: u32 = 3_000;
 
 /// Threads of a number that the owner chose.
 #[derive(Debug)]

@@ -188,18 +188,25 @@ pub(crate) trait Simd: Copy {
 /// point behind the end.
 #[inline(always)]
 pub(crate) fn fetch_ahead(bytes: &[u8]) {
+    fetch(bytes.as_ptr().wrapping_add(AHEAD), bytes.len());
+}
+
+/// Asks memory for bytes that will be read soon: the same, wherever they are.
+#[inline(always)]
+pub(crate) fn fetch<T>(first: *const T, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in (0..bytes.len()).step_by(64) {
+    for line in (0..bytes).step_by(64) {
         // SAFETY: every x86-64 has the instruction; it reads nothing, wherever it points.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(AHEAD + line).cast());
+            _mm_prefetch::<_MM_HINT_T0>(first.wrapping_byte_add(line).cast());
         }
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (first, bytes);
 }
 
 /// A page: what the CPU's own prefetching does not cross. Measured best of 1 to 16 KiB.
-#[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 4096;
 
 /// How many byte dot products an unfinished sum holds exactly, for weights of so many bits:

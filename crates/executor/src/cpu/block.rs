@@ -50,6 +50,7 @@ pub(super) struct Bench<'a> {
 #[derive(Default)]
 pub(super) struct Room {
     pub(super) inputs: Inputs,
+    pub(super) logits: Vec<f32>,
     normed: Vec<f32>,
     queries: Vec<f32>,
     keys: Vec<f32>,
@@ -79,7 +80,7 @@ impl Block {
         let Structure { hidden, heads, kv_heads, head, feed_forward, .. } = *bench.structure;
         let rows = states.len() / hidden;
         let mut room = std::mem::take(bench.room);
-        let Room { inputs, normed, queries, keys, values, mixed, inner, up, added } = &mut room;
+        let Room { inputs, normed, queries, keys, values, mixed, inner, up, added, .. } = &mut room;
         let norms = &self.norms;
 
         bench.normed(states, &norms.attention, normed);

@@ -262,9 +262,9 @@ impl Engine {
                 Want::AllLogits => wanted.extend_from_slice(rows),
             }
         }
-        let logits = self.logits(threads, wanted);
+        let there = self.logits(threads, wanted);
         let vocab = self.structure.shape.vocab as usize;
-        let mut rest = logits.as_deref();
+        let mut rest = there.then_some(&self.room.logits[..]);
         let outputs = by_plan(plans, states, hidden).map(|(plan, rows)| {
             let count = match plan.want {
                 Want::Nothing => return Ok(Output::Nothing),
@@ -284,12 +284,13 @@ impl Engine {
         Ok(outputs.collect())
     }
 
-    /// Logits of some rows; nothing of rows whose norm is no number.
-    fn logits(&mut self, threads: &Threads, mut rows: Vec<f32>) -> Option<Vec<f32>> {
-        let head = self.head.as_ref().filter(|_| !rows.is_empty())?;
+    /// Logits of some rows, into the room for them; false if a row's norm is no number.
+    fn logits(&mut self, threads: &Threads, mut rows: Vec<f32>) -> bool {
+        let Some(head) = self.head.as_ref().filter(|_| !rows.is_empty()) else { return false };
         rms_norm(threads.level, &mut rows, &head.norm, self.structure.epsilon);
         let positions = rows.len() / self.structure.hidden;
-        let mut logits = vec![0.0; positions * head.output.rows()];
+        let mut logits = std::mem::take(&mut self.room.logits);
+        logits.resize(positions * head.output.rows(), 0.0);
         let mut inputs = std::mem::take(&mut self.room.inputs);
         let bench = Bench {
             pool: &threads.pool,
@@ -298,7 +299,7 @@ impl Engine {
             room: &mut self.room,
         };
         let done = bench.linear(&mut inputs, &rows, vec![(&head.output, &mut logits[..])]);
-        self.room.inputs = inputs;
-        done.ok().map(|()| logits)
+        (self.room.inputs, self.room.logits) = (inputs, logits);
+        done.is_ok()
     }
 }

@@ -3,16 +3,17 @@
 use std::ops::Range;
 
 use super::Scores;
+use super::page::Page;
 use crate::simd::{LANES, Simd};
 
 /// Adds visible values to the sums of `Q` queries that see the same keys: shrunk, and then value
 /// by value.
 #[inline(always)]
-pub(super) fn weigh<S: Simd, const Q: usize>(
+pub(super) fn weigh<S: Simd, P: Page, const Q: usize>(
     s: S,
     visible: Range<usize>,
     shares: &[Scores; Q],
-    values: &[[f32; LANES]],
+    page: P,
     shrinks: &[f32; Q],
     sums: &mut [[f32; LANES]],
 ) {
@@ -20,10 +21,10 @@ pub(super) fn weigh<S: Simd, const Q: usize>(
     let mut chunk = 0;
     while chunk < wide {
         if chunk + 2 <= wide {
-            columns::<S, Q, 2>(s, visible.clone(), shares, values, shrinks, (chunk, sums));
+            columns::<S, P, Q, 2>(s, visible.clone(), shares, page, shrinks, (chunk, sums));
             chunk += 2;
         } else {
-            columns::<S, Q, 1>(s, visible.clone(), shares, values, shrinks, (chunk, sums));
+            columns::<S, P, Q, 1>(s, visible.clone(), shares, page, shrinks, (chunk, sums));
             chunk += 1;
         }
     }
@@ -31,11 +32,11 @@ pub(super) fn weigh<S: Simd, const Q: usize>(
 
 /// The same for `C` chunks of dimensions.
 #[inline(always)]
-fn columns<S: Simd, const Q: usize, const C: usize>(
+fn columns<S: Simd, P: Page, const Q: usize, const C: usize>(
     s: S,
     visible: Range<usize>,
     shares: &[Scores; Q],
-    values: &[[f32; LANES]],
+    page: P,
     shrinks: &[f32; Q],
     (chunk, sums): (usize, &mut [[f32; LANES]]),
 ) {
@@ -48,12 +49,14 @@ fn columns<S: Simd, const Q: usize, const C: usize>(
         }
     }
     for key in visible {
-        let values: &[[f32; LANES]; C] =
-            values[key * wide + chunk..].first_chunk().expect("a row of values");
+        let mut values = [s.splat(0.0); C];
+        for c in 0..C {
+            values[c] = page.value(s, key, chunk + c);
+        }
         for q in 0..Q {
             let share = s.splat(shares[q].as_flattened()[key]);
             for c in 0..C {
-                open[q][c] = s.fma(share, s.load(&values[c]), open[q][c]);
+                open[q][c] = s.fma(share, values[c], open[q][c]);
             }
         }
     }
