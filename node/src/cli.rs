@@ -26,6 +26,7 @@ mod trust;
 pub(crate) use arguments::{
     BenchArgs, BenchWhat, DemoArgs, DemoNodeArgs, RouteArg, RunArgs, ScoreArgs, ServeArgs, UpArgs,
 };
+pub(crate) use client::missing;
 
 /// Community-run inference: a model too big for one machine is carried by many.
 #[derive(Debug, Parser)]

@@ -39,7 +39,7 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> Result<(), Failure>
         }
     };
     if args.keep {
-        how_to_use(&stages, &stood.api, &stood.door, &stood.members.swarm());
+        how_to_use(&stages, &stood, &args.model);
         tokio::select! {
             () = &mut stop => stages.line("  stopped"),
             failure = stood.members.first_dead() => {
@@ -59,6 +59,8 @@ struct Stood {
     api: String,
     /// Where the bootstrap node is.
     door: String,
+    /// The model has a chat template.
+    chats: bool,
 }
 
 async fn play(global: &Global, args: &DemoArgs, stages: &Stages) -> Result<Stood, Failure> {
@@ -93,7 +95,7 @@ async fn play(global: &Global, args: &DemoArgs, stages: &Stages) -> Result<Stood
     } else {
         explain(stages, &answer, args, chats);
     }
-    Ok(Stood { members, api, door })
+    Ok(Stood { members, api, door, chats })
 }
 
 /// Shares `blocks` among `hosts`: consecutive inclusive spans, the first ones not smaller.
@@ -167,15 +169,19 @@ fn explain(stages: &Stages, answer: &asking::DemoAnswer, args: &DemoArgs, chats:
     }
 }
 
-fn how_to_use(stages: &Stages, api: &str, door: &str, swarm: &str) {
+fn how_to_use(stages: &Stages, stood: &Stood, model: &str) {
+    let Stood { members, api, door, chats } = stood;
+    let swarm = members.swarm();
+    let (path, asked) = match chats {
+        true => ("chat/completions", r#""messages":[{"role":"user","content":"Hello"}]"#),
+        false => ("completions", r#""prompt":"Once upon a time""#),
+    };
     stages.line(&format!("  running    API        http://{api}/v1"));
     stages.line(&format!("             bootstrap  {door}"));
     stages.line(&format!(
-        "  try        curl http://{api}/v1/chat/completions -H 'content-type: application/json' \\"
+        "  try        curl http://{api}/v1/{path} -H 'content-type: application/json' \\"
     ));
-    stages.line(
-        "               -d '{\"model\":\"smollm2:135m\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'",
-    );
+    stages.line(&format!("               -d '{{\"model\":\"{model}\",{asked}}}'"));
     stages.line(&format!("  join       taimatsu up --swarm {swarm} --bootstrap {door}"));
     stages.line("  stop       Ctrl-C");
 }

@@ -14,7 +14,7 @@ use crate::columns::Columns;
 use crate::inputs::{NonFinite, TOO_LARGE};
 use crate::math::{exp, tree};
 use crate::simd::{Kernel, LANES, Level, Simd, fetch};
-use page::{Halves, Page, unpack};
+use page::{Held, Page, unpack};
 use weigh::weigh;
 
 /// Positions of a page.
@@ -183,7 +183,7 @@ impl Kernel for Attend<'_> {
             }
             // A page is made f32 once, where many queries look at it.
             if count <= FEW && look.head.is_multiple_of(LANES) {
-                all(s, &look, page, Halves::new(halves, look.head), sums, states)?;
+                all(s, &look, page, Held::halves(halves, look.head), sums, states)?;
             } else {
                 let singles = unpack(s, halves, look.head, wide, (&mut *keys, &mut *values));
                 all(s, &look, page, singles, sums, states)?;

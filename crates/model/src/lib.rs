@@ -44,7 +44,7 @@ pub mod whole_file;
 pub use catalogue::CatalogueEntry;
 pub use ggml::{GgmlType, UnknownType};
 pub use gguf::{GgufError, GgufFile, TensorView};
-pub use manifest::{Bits, Hyper, Manifest, ManifestError, TensorEntry};
+pub use manifest::{Bits, Hyper, Manifest, ManifestError, TensorEntry, block_of};
 pub use packs::{Pack, Packs};
 pub use store::{Damage, Listed, Removed, Store, StoreError, StoredModel};
 pub use template::{Message, Prompt, Template, TemplateError};

@@ -334,7 +334,9 @@ fn hyper(key: &str, value: &Value) -> Result<Hyper, ManifestError> {
     })
 }
 
-fn block_of(name: &str) -> Option<u32> {
+/// Which block a tensor of this name is of; none where it belongs to no block.
+#[must_use]
+pub fn block_of(name: &str) -> Option<u32> {
     name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 

@@ -138,7 +138,7 @@ fn state(model: &Value, here: bool) -> String {
 }
 
 /// The blocks that a report calls missing: `0-3, 7-9`; empty where none are.
-pub(super) fn missing(report: &Value) -> String {
+pub(crate) fn missing(report: &Value) -> String {
     ranges(&Vec::<[u32; 2]>::deserialize(&report["missing"]).unwrap_or_default())
 }
 

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::Value;
 use taimatsu_network::{Limits, Multiaddr, NetworkConfig, ProviderKey};
 use taimatsu_protocol::SwarmId;
 
 use super::Check;
-use crate::engine::ranges;
+use crate::cli::missing;
 use crate::node_client::NodeClient;
 use crate::stages::short;
 
@@ -164,8 +163,7 @@ pub(super) fn coverage(state: &Value) -> Vec<Check> {
     let torn = models.filter(|model| model["missing"].as_array().is_some_and(|m| !m.is_empty()));
     let check = |model: &Value| {
         let name = model["name"].as_str().unwrap_or("?");
-        let missing = Vec::<[u32; 2]>::deserialize(&model["missing"]).unwrap_or_default();
-        let said = format!("{name}: no other node hosts blocks {}", ranges(&missing));
+        let said = format!("{name}: no other node hosts blocks {}", missing(model));
         Check::warn("coverage", said, format!("taimatsu up --serve {name}, or wait for a host"))
     };
     torn.map(check).collect()

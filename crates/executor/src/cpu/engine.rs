@@ -18,6 +18,9 @@ use crate::contract::{ExecutorError, Input, Output, Want, Work};
 
 type Answer = Result<Output, ExecutorError>;
 
+/// Rows of logits whose room is kept from pass to pass: streams'. A scored prompt has hundreds.
+const KEPT_ROWS: usize = 16;
+
 /// A row that is no number, and the block after which it was seen.
 type Refused = (NonFinite, Option<u32>);
 
@@ -281,7 +284,10 @@ impl Engine {
             rest = Some(others);
             finite(own, vocab, start, block).map(|()| Output::Logits(own.to_vec()))
         });
-        Ok(outputs.collect())
+        let outputs = outputs.collect();
+        self.room.logits.truncate(KEPT_ROWS * vocab);
+        self.room.logits.shrink_to(KEPT_ROWS * vocab);
+        Ok(outputs)
     }
 
     /// Logits of some rows, into the room for them; false if a row's norm is no number.

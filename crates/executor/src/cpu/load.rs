@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use taimatsu_kernels::{Kind, Packed, pack, packed_size};
-use taimatsu_model::{GgmlType, GgufFile, Manifest, Pack, Packs, TensorView};
+use taimatsu_model::{GgmlType, GgufFile, Manifest, Pack, Packs, TensorView, block_of};
 use taimatsu_protocol::{Digest, Span};
 
 use super::block::{Block, Norms};
@@ -87,7 +87,7 @@ impl<'a> Weights<'a> {
         if let Some(tensor) = manifest.tensors_of(span).find(|tensor| !is_known(&tensor.name)) {
             return Err(ExecutorError::UnsupportedFeature(tensor.name.clone()));
         }
-        let is_beyond = |name: &str| block_number(name).is_some_and(|n| n >= manifest.blocks);
+        let is_beyond = |name: &str| block_of(name).is_some_and(|block| block >= manifest.blocks);
         if let Some(tensor) = manifest.tensors.iter().find(|tensor| is_beyond(&tensor.name)) {
             return Err(ExecutorError::UnsupportedFeature(tensor.name.clone()));
         }
@@ -264,11 +264,6 @@ const fn kind_of(ty: GgmlType) -> Option<Kind> {
 /// What a block's tensor is called in it.
 fn block_part(name: &str) -> Option<&str> {
     name.strip_prefix("blk.")?.split_once('.').map(|(_, part)| part)
-}
-
-/// Which block a tensor is of.
-fn block_number(name: &str) -> Option<u32> {
-    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
 /// Stands in the name of a packed tensor: another layout is another file.

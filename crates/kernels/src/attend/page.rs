@@ -11,53 +11,52 @@ pub(super) trait Page: Copy {
     fn value<S: Simd>(self, s: S, key: usize, chunk: usize) -> S::F;
 }
 
-/// As it lies, of heads of whole vectors.
+/// What keys and values are made of.
+pub(super) trait Element: Copy {
+    fn lanes<S: Simd>(s: S, from: &[Self; LANES]) -> S::F;
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    fn lanes<S: Simd>(s: S, from: &[Self; LANES]) -> S::F {
+        s.halves(from)
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn lanes<S: Simd>(s: S, from: &[Self; LANES]) -> S::F {
+        s.load(from)
+    }
+}
+
+/// `[dimension][2 x 16 keys]` and `[key][dimensions, padded to whole vectors]`.
 #[derive(Clone, Copy)]
-pub(super) struct Halves<'a> {
-    keys: &'a [[[u16; LANES]; 2]],
-    values: &'a [[u16; LANES]],
+pub(super) struct Held<'a, T> {
+    keys: &'a [[[T; LANES]; 2]],
+    values: &'a [[T; LANES]],
     wide: usize,
 }
 
-impl<'a> Halves<'a> {
-    pub(super) fn new(page: &'a [u16], head: usize) -> Self {
+impl<'a> Held<'a, u16> {
+    /// As it lies, of heads of whole vectors.
+    pub(super) fn halves(page: &'a [u16], head: usize) -> Self {
         let (keys, values) = page.split_at(PAGE * head);
         let keys = keys.as_chunks::<LANES>().0.as_chunks::<2>().0;
         Self { keys, values: values.as_chunks::<LANES>().0, wide: head / LANES }
     }
 }
 
-impl Page for Halves<'_> {
+impl<T: Element> Page for Held<'_, T> {
     #[inline(always)]
     fn keys<S: Simd>(self, s: S, dimension: usize) -> [S::F; 2] {
         let [low, high] = &self.keys[dimension];
-        [s.halves(low), s.halves(high)]
+        [T::lanes(s, low), T::lanes(s, high)]
     }
 
     #[inline(always)]
     fn value<S: Simd>(self, s: S, key: usize, chunk: usize) -> S::F {
-        s.halves(&self.values[key * self.wide + chunk])
-    }
-}
-
-/// As f32: `[dimension][2 x 16 keys]` and `[key][dimensions, padded]`.
-#[derive(Clone, Copy)]
-pub(super) struct Singles<'a> {
-    keys: &'a [[[f32; LANES]; 2]],
-    values: &'a [[f32; LANES]],
-    wide: usize,
-}
-
-impl Page for Singles<'_> {
-    #[inline(always)]
-    fn keys<S: Simd>(self, s: S, dimension: usize) -> [S::F; 2] {
-        let [low, high] = &self.keys[dimension];
-        [s.load(low), s.load(high)]
-    }
-
-    #[inline(always)]
-    fn value<S: Simd>(self, s: S, key: usize, chunk: usize) -> S::F {
-        s.load(&self.values[key * self.wide + chunk])
+        T::lanes(s, &self.values[key * self.wide + chunk])
     }
 }
 
@@ -69,7 +68,7 @@ pub(super) fn unpack<'a, S: Simd>(
     head: usize,
     wide: usize,
     (own_keys, own_values): (&'a mut Vec<[f32; LANES]>, &'a mut Vec<[f32; LANES]>),
-) -> Singles<'a> {
+) -> Held<'a, f32> {
     let (keys, values) = page.split_at(PAGE * head);
     own_keys.resize(2 * head, [0.0; LANES]);
     for (to, from) in own_keys.iter_mut().zip(keys.as_chunks::<LANES>().0) {
@@ -87,5 +86,5 @@ pub(super) fn unpack<'a, S: Simd>(
             s.store(s.halves(&lanes), &mut to[chunks.len()]);
         }
     }
-    Singles { keys: own_keys.as_chunks::<2>().0, values: own_values, wide }
+    Held { keys: own_keys.as_chunks::<2>().0, values: own_values, wide }
 }

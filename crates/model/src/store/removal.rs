@@ -5,6 +5,7 @@ use std::fs::{self, File, TryLockError};
 use super::files::file_error;
 use super::index::Record;
 use super::{Listed, Store, StoreError};
+use crate::whole_file;
 
 /// What was taken out of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +42,10 @@ impl Store {
     #[must_use]
     pub fn is_in_use(&self, name_or_id: &str) -> bool {
         let Ok(index) = self.index() else { return false };
-        let file = index.find(name_or_id).map(|record| File::open(self.gguf_path(&record.sha256)));
-        matches!(file, Some(Ok(file)) if matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+        let Some(record) = index.find(name_or_id) else { return false };
+        let path = self.gguf_path(&record.sha256);
+        let file = whole_file::need_regular(&path).and_then(|()| File::open(&path));
+        file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
     /// Takes a name out of the store; with its last name, or by its id, the model and what only it
