@@ -35,6 +35,13 @@ pub trait LayerExecutor: Send {
     /// An unknown id, or a `len` beyond what is computed.
     fn truncate(&mut self, kv: KvId, len: u32) -> Result<(), ExecutorError>;
 
+    /// A session of its own that begins as a copy of another's first `len` positions, with
+    /// `positions` reserved: pages are shared until one of the two writes to them.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`truncate`](Self::truncate); a reservation shorter than `len`.
+    fn fork(&mut self, kv: KvId, len: u32, positions: u32) -> Result<KvId, ExecutorError>;
+
     /// Positions that [`open`](Self::open) could still reserve.
     fn free_positions(&self) -> u32;
 
@@ -46,6 +53,18 @@ pub trait LayerExecutor: Send {
     /// Computes a batch: one answer per work, in order. A work that fails leaves its own KV as it
     /// was and does not touch the others.
     fn step(&mut self, batch: &[Work<'_>]) -> Vec<Result<Output, ExecutorError>>;
+
+    /// Begins a step that [`proceed`](Self::proceed) takes through the blocks one by one, so that
+    /// others' steps can go between them. Its positions count when it is through; a roll back or
+    /// another step of the same session gives it up.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step) before anything is computed.
+    fn begin(&mut self, work: &Work<'_>) -> Result<(), ExecutorError>;
+
+    /// Computes one more block of what was begun. `None` where there is more to do; what it gives
+    /// in the end are the bits that [`step`](Self::step) gives.
+    fn proceed(&mut self, kv: KvId) -> Option<Result<Output, ExecutorError>>;
 }
 
 /// Refuses a part that the span of an executor does not have.
@@ -143,6 +162,9 @@ pub enum ExecutorError {
     /// One batch names the same KV twice.
     #[error("kv {0} occurs twice in one batch; join its positions into one work")]
     KvTwice(u64),
+    /// A step that goes on was not begun, or was given up.
+    #[error("no step of kv {0} was begun; begin it anew")]
+    NotBegun(u64),
     /// The input does not follow what is computed.
     #[error("input starts at position {asked}, but {len} positions are computed; send from there")]
     WrongStart {

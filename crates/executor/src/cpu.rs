@@ -7,6 +7,7 @@ mod block;
 mod engine;
 mod kv;
 mod load;
+mod passage;
 mod plan;
 mod structure;
 
@@ -176,12 +177,11 @@ impl LayerExecutor for CpuExecutor {
     }
 
     fn truncate(&mut self, kv: KvId, len: u32) -> Result<(), ExecutorError> {
-        let kv = self.engine.kv.get_mut(kv)?;
-        if len > kv.len {
-            return Err(ExecutorError::WrongStart { asked: len, len: kv.len });
-        }
-        kv.len = len;
-        Ok(())
+        self.engine.kv.get_mut(kv)?.truncate(len)
+    }
+
+    fn fork(&mut self, kv: KvId, len: u32, positions: u32) -> Result<KvId, ExecutorError> {
+        self.engine.kv.fork(kv, len, positions)
     }
 
     fn free_positions(&self) -> u32 {
@@ -198,5 +198,19 @@ impl LayerExecutor for CpuExecutor {
             return batch.iter().map(|_| Err(ExecutorError::FileChanged)).collect();
         }
         self.engine.step(&self.threads, batch)
+    }
+
+    fn begin(&mut self, work: &Work<'_>) -> Result<(), ExecutorError> {
+        if !self.file.is_as_opened() {
+            return Err(ExecutorError::FileChanged);
+        }
+        self.engine.begin(&self.threads, work)
+    }
+
+    fn proceed(&mut self, kv: KvId) -> Option<Result<Output, ExecutorError>> {
+        if !self.file.is_as_opened() {
+            return Some(Err(ExecutorError::FileChanged));
+        }
+        self.engine.proceed(&self.threads, kv)
     }
 }

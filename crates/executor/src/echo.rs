@@ -28,6 +28,24 @@ struct Session {
     part: Span,
     reserved: u32,
     ids: Vec<u32>,
+    begun: Option<Begun>,
+}
+
+/// A step on its way through the blocks.
+#[derive(Debug, Clone)]
+struct Begun {
+    start: u32,
+    input: Given,
+    want: Want,
+    /// Blocks that it has still before it.
+    left: u32,
+}
+
+/// An input that is kept.
+#[derive(Debug, Clone)]
+enum Given {
+    Tokens(Vec<u32>),
+    Hidden(Vec<f32>),
 }
 
 impl EchoExecutor {
@@ -49,6 +67,7 @@ impl EchoExecutor {
     fn work(&mut self, work: &Work<'_>) -> Result<Output, ExecutorError> {
         let shape = self.shape;
         let session = self.sessions.get_mut(&work.kv).ok_or(ExecutorError::UnknownKv(work.kv.0))?;
+        session.begun = None;
         let part = session.part;
         let len = session.ids.len() as u32;
         if work.start != len {
@@ -105,7 +124,8 @@ impl LayerExecutor for EchoExecutor {
             .ok_or(ExecutorError::NoKv { asked: positions, free: self.free })?;
         let kv = KvId(self.next);
         self.next += 1;
-        self.sessions.insert(kv, Session { part, reserved: positions, ids: Vec::new() });
+        let session = Session { part, reserved: positions, ids: Vec::new(), begun: None };
+        self.sessions.insert(kv, session);
         Ok(kv)
     }
 
@@ -126,7 +146,23 @@ impl LayerExecutor for EchoExecutor {
             return Err(ExecutorError::WrongStart { asked: len, len: have });
         }
         session.ids.truncate(len as usize);
+        session.begun = None;
         Ok(())
+    }
+
+    fn fork(&mut self, kv: KvId, len: u32, positions: u32) -> Result<KvId, ExecutorError> {
+        let session = self.sessions.get(&kv).ok_or(ExecutorError::UnknownKv(kv.0))?;
+        let have = session.ids.len() as u32;
+        if len > have {
+            return Err(ExecutorError::WrongStart { asked: len, len: have });
+        }
+        if len > positions {
+            return Err(ExecutorError::ContextFull { asked: len, most: positions });
+        }
+        let (part, ids) = (session.part, session.ids[..len as usize].to_vec());
+        let fork = self.open(positions, part)?;
+        self.sessions.entry(fork).and_modify(|session| session.ids = ids);
+        Ok(fork)
     }
 
     fn free_positions(&self) -> u32 {
@@ -146,6 +182,32 @@ impl LayerExecutor for EchoExecutor {
                 },
             )
             .collect()
+    }
+
+    fn begin(&mut self, work: &Work<'_>) -> Result<(), ExecutorError> {
+        let session = self.sessions.get_mut(&work.kv).ok_or(ExecutorError::UnknownKv(work.kv.0))?;
+        let input = match work.input {
+            Input::Tokens(ids) => Given::Tokens(ids.to_vec()),
+            Input::Hidden(values) => Given::Hidden(values.to_vec()),
+        };
+        let left = session.part.blocks().len() as u32;
+        session.begun = Some(Begun { start: work.start, input, want: work.want, left });
+        Ok(())
+    }
+
+    fn proceed(&mut self, kv: KvId) -> Option<Result<Output, ExecutorError>> {
+        let begun = self.sessions.get_mut(&kv).and_then(|session| session.begun.as_mut());
+        let Some(begun) = begun else { return Some(Err(ExecutorError::NotBegun(kv.0))) };
+        begun.left = begun.left.saturating_sub(1);
+        if begun.left > 0 {
+            return None;
+        }
+        let Begun { start, input, want, .. } = begun.clone();
+        let input = match &input {
+            Given::Tokens(ids) => Input::Tokens(ids),
+            Given::Hidden(values) => Input::Hidden(values),
+        };
+        Some(self.work(&Work { kv, start, input, want }))
     }
 }
 

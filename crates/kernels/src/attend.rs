@@ -9,6 +9,7 @@ mod page;
 mod weigh;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::columns::Columns;
 use crate::inputs::{NonFinite, TOO_LARGE};
@@ -80,7 +81,7 @@ fn rounded<S: Simd>(s: S, values: &[f32]) -> [u16; LANES] {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Look<'a> {
     /// Pages of the session, from position 0 on.
-    pub pages: &'a [Box<[u16]>],
+    pub pages: &'a [Arc<[u16]>],
     /// Which head of keys and values.
     pub key: usize,
     /// Length of a head.

@@ -1,5 +1,7 @@
 //! A CPU, or a compiler, that computes something else is found out before anybody is served.
 
+use std::sync::Arc;
+
 use crate::attend::{PAGE, page_size, write};
 use crate::inputs::Inputs;
 use crate::kind::Kind;
@@ -69,7 +71,7 @@ fn mixed(pool: &Pool, level: Level) -> Option<u64> {
 
 fn attention(pool: &Pool, level: Level, values: &[f32]) -> Option<Vec<f32>> {
     let heads = Heads { queries: 4, keys: 2, head: 64, window: 30 };
-    let mut pages = vec![vec![0; 2 * page_size(64)].into_boxed_slice(); 2];
+    let mut pages = vec![vec![0; 2 * page_size(64)]; 2];
     for position in 0..40 {
         for key in 0..2 {
             let page = &mut pages[position / PAGE][key * page_size(64)..][..page_size(64)];
@@ -79,6 +81,7 @@ fn attention(pool: &Pool, level: Level, values: &[f32]) -> Option<Vec<f32>> {
     }
     let count = values.len() / 256;
     let mut mixed = vec![0.0; values.len()];
+    let pages: Vec<Arc<[u16]>> = pages.into_iter().map(Arc::from).collect();
     let sessions = [Session { pages: &pages, first: 40 - count, count }];
     pool.attend(level, heads, &sessions, values, &mut mixed).ok()?;
     Some(mixed)

@@ -1,6 +1,7 @@
 //! Passes over a layer, shared by the threads of a pool.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::attend::{Look, Room, attend};
@@ -38,7 +39,7 @@ pub struct Heads {
 pub struct Session<'a> {
     /// Pages of its keys and values, from position 0 on, the rows' own included: all heads of a
     /// page one after the other.
-    pub pages: &'a [Box<[u16]>],
+    pub pages: &'a [Arc<[u16]>],
     /// Absolute position of its first row.
     pub first: usize,
     /// How many rows.

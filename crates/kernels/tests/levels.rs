@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use taimatsu_kernels::{
     Gate, Heads, Inputs, Kind, Level, NonFinite, PAGE, Packed, Pairs, Pool, Session, Turn,
@@ -153,11 +155,12 @@ proptest! {
         let queries = &queries[..count * 2 * group * head];
         let run = |level: Level, threads: usize, chunk: usize| {
             let pool = Pool::start(threads).unwrap();
-            let mut pages = vec![vec![0; 2 * page_size(head)].into_boxed_slice(); all.div_ceil(PAGE)];
+            let mut pages = vec![vec![0; 2 * page_size(head)]; all.div_ceil(PAGE)];
             for (position, key) in (0..all).flat_map(|position| [(position, 0), (position, 1)]) {
                 let page = &mut pages[position / PAGE][key * page_size(head)..][..page_size(head)];
                 write(level, page, position % PAGE, row(position, 0, key), row(position, 1, key));
             }
+            let pages: Vec<Arc<[u16]>> = pages.into_iter().map(Arc::from).collect();
             let mut out = Vec::new();
             for from in (0..count).step_by(chunk) {
                 let count = chunk.min(count - from);

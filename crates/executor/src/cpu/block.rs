@@ -1,5 +1,7 @@
 //! One transformer block: norm, rotary attention, norm, gated feed-forward.
 
+use std::sync::Arc;
+
 use taimatsu_kernels::{
     Heads, Inputs, Level, NonFinite, PAGE, Pool, Session, Turn, add, gate, page_size, rms_norm,
     rotate, scale, write,
@@ -211,7 +213,8 @@ impl Bench<'_> {
                 (plan.start as usize..).zip(rows.by_ref().take(plan.count))
             {
                 let heads = key.chunks_exact(head).zip(value.chunks_exact(head));
-                let page = pages[position / PAGE].chunks_exact_mut(page_size(head));
+                let page = Arc::make_mut(&mut pages[position / PAGE]);
+                let page = page.chunks_exact_mut(page_size(head));
                 for (page, (key, value)) in page.zip(heads) {
                     write(self.level, page, position % PAGE, key, value);
                 }

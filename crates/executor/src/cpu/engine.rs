@@ -12,9 +12,10 @@ use super::Threads;
 use super::block::{Bench, Block, Room};
 use super::kv::KvStore;
 use super::load::Matrix;
+use super::passage::Passage;
 use super::plan::{Plan, by_plan, finite};
 use super::structure::Structure;
-use crate::contract::{ExecutorError, Input, Output, Want, Work};
+use crate::contract::{ExecutorError, Input, KvId, Output, Want, Work};
 
 type Answer = Result<Output, ExecutorError>;
 
@@ -188,37 +189,101 @@ impl Engine {
         batch: &[Work<'_>],
         plans: &[Plan],
     ) -> Result<Vec<Answer>, Refused> {
-        let mut states = self.entered(threads, batch, plans);
-        let turns: Vec<Vec<Turn>> = self
-            .frequencies
-            .iter()
-            .map(|frequencies| {
-                let positions =
-                    plans.iter().flat_map(|plan| plan.start..plan.start + plan.count as u32);
-                positions.map(|position| Turn::at(position, frequencies)).collect()
-            })
-            .collect();
+        let mut passage = self.enter(threads, part, batch, plans);
+        while passage.is_inside() {
+            self.advance(threads, &mut passage)?;
+        }
+        self.handed_out(threads, &passage.plans, &passage.states)
+    }
+
+    /// The works' rows before the part's first block.
+    fn enter(
+        &mut self,
+        threads: &Threads,
+        part: Span,
+        batch: &[Work<'_>],
+        plans: &[Plan],
+    ) -> Passage {
+        let states = self.entered(threads, batch, plans);
+        let turns = self.frequencies.iter().map(|frequencies| {
+            let positions =
+                plans.iter().flat_map(|plan| plan.start..plan.start + plan.count as u32);
+            positions.map(|position| Turn::at(position, frequencies)).collect()
+        });
         let own = self.own(part);
+        let passage =
+            Passage { plans: plans.to_vec(), states, turns: turns.collect(), left: own.clone() };
         let Structure { kv_heads, head, .. } = self.structure;
         for plan in plans {
             if let Ok(kv) = self.kv.get_mut(plan.kv) {
+                kv.begun = None;
                 kv.grow(own.clone(), plan.start as usize + plan.count, kv_heads, head);
             }
         }
+        passage
+    }
+
+    /// Takes the rows through one more block.
+    fn advance(&mut self, threads: &Threads, passage: &mut Passage) -> Result<(), Refused> {
+        let Some(index) = passage.left.next() else { return Ok(()) };
         let mut bench = Bench {
             pool: &threads.pool,
             level: threads.level,
             structure: &self.structure,
             room: &mut self.room,
         };
-        for index in own {
-            let turns = &turns[self.rotations[index]];
-            let number = Some(self.span.blocks().start + index as u32);
-            self.blocks[index]
-                .advance(&mut bench, index, (plans, &mut self.kv), turns, &mut states)
-                .map_err(|refused| (refused, number))?;
+        let turns = &passage.turns[self.rotations[index]];
+        let place = (&passage.plans[..], &mut self.kv);
+        self.blocks[index]
+            .advance(&mut bench, index, place, turns, &mut passage.states)
+            .map_err(|refused| (refused, Some(self.span.blocks().start + index as u32)))
+    }
+
+    /// Begins a step of one session.
+    pub(super) fn begin(
+        &mut self,
+        threads: &Threads,
+        work: &Work<'_>,
+    ) -> Result<(), ExecutorError> {
+        let count = self.admit(work)?;
+        let Work { kv, start, want, .. } = *work;
+        let plan = Plan { kv, index: 0, start, count, want };
+        let part = self.kv.get(kv)?.part;
+        let passage = self.enter(threads, part, std::slice::from_ref(work), &[plan]);
+        self.kv.get_mut(kv)?.begun = Some(passage);
+        Ok(())
+    }
+
+    /// Takes it through one more block; what it asked for, behind the last.
+    pub(super) fn proceed(&mut self, threads: &Threads, kv: KvId) -> Option<Answer> {
+        let begun = self.kv.get_mut(kv).map(|kv| kv.begun.take());
+        let mut passage = match begun {
+            Ok(Some(passage)) => passage,
+            Ok(None) => return Some(Err(ExecutorError::NotBegun(kv.0))),
+            Err(error) => return Some(Err(error)),
+        };
+        let start = passage.plans[0].start;
+        let refused = |(NonFinite { row }, block)| {
+            Err(ExecutorError::NonFinite { position: start + row as u32, block })
+        };
+        if let Err(what) = self.advance(threads, &mut passage) {
+            return Some(refused(what));
         }
-        self.handed_out(threads, plans, &states)
+        if passage.is_inside() {
+            if let Ok(kv) = self.kv.get_mut(kv) {
+                kv.begun = Some(passage);
+            }
+            return None;
+        }
+        let mut answers = match self.handed_out(threads, &passage.plans, &passage.states) {
+            Ok(answers) => answers,
+            Err(what) => return Some(refused(what)),
+        };
+        let answer = answers.pop()?;
+        if let (Ok(_), Ok(kv)) = (&answer, self.kv.get_mut(kv)) {
+            kv.len = start + passage.plans[0].count as u32;
+        }
+        Some(answer)
     }
 
     /// The rows as they enter the part's first block.

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use taimatsu_kernels::{PAGE, page_size};
 use taimatsu_protocol::Span;
 
+use super::passage::Passage;
 use crate::contract::{ExecutorError, KvId};
 
 /// Every open KV, and what is still free.
@@ -24,8 +26,11 @@ pub(super) struct Kv {
     reserved: u32,
     /// Positions that are computed; what lies behind is never read.
     pub(super) len: u32,
-    /// Per block of the span, pages from position 0 on: see [`taimatsu_kernels::Session`].
-    blocks: Vec<Vec<Box<[u16]>>>,
+    /// Per block of the span, pages from position 0 on: see [`taimatsu_kernels::Session`]. One
+    /// that a fork shares is copied when it is written to.
+    blocks: Vec<Vec<Arc<[u16]>>>,
+    /// A step on its way through the blocks.
+    pub(super) begun: Option<Passage>,
 }
 
 impl KvStore {
@@ -45,8 +50,29 @@ impl KvStore {
         let id = KvId(self.next);
         self.next += 1;
         let blocks = vec![Vec::new(); self.blocks];
-        self.open.insert(id, Kv { part, reserved: positions, len: 0, blocks });
+        self.open.insert(id, Kv { part, reserved: positions, len: 0, blocks, begun: None });
         Ok(id)
+    }
+
+    /// Opens a copy of a session's first `len` positions.
+    pub(super) fn fork(
+        &mut self,
+        id: KvId,
+        len: u32,
+        positions: u32,
+    ) -> Result<KvId, ExecutorError> {
+        let kv = self.get(id)?;
+        kv.has(len)?;
+        if len > positions {
+            return Err(ExecutorError::ContextFull { asked: len, most: positions });
+        }
+        let shared = (len as usize).div_ceil(PAGE);
+        let copy = |pages: &Vec<Arc<[u16]>>| pages[..shared.min(pages.len())].to_vec();
+        let (part, blocks) = (kv.part, kv.blocks.iter().map(copy).collect());
+        let fork = self.open(positions, part)?;
+        let kv = self.get_mut(fork)?;
+        (kv.len, kv.blocks) = (len, blocks);
+        Ok(fork)
     }
 
     pub(super) fn close(&mut self, id: KvId) {
@@ -69,20 +95,33 @@ impl Kv {
         self.reserved
     }
 
+    /// Refuses a length beyond what is computed.
+    fn has(&self, len: u32) -> Result<(), ExecutorError> {
+        let missing = ExecutorError::WrongStart { asked: len, len: self.len };
+        if len > self.len { Err(missing) } else { Ok(()) }
+    }
+
+    /// Forgets what is behind `len`, and a step that was begun.
+    pub(super) fn truncate(&mut self, len: u32) -> Result<(), ExecutorError> {
+        self.has(len)?;
+        (self.len, self.begun) = (len, None);
+        Ok(())
+    }
+
     /// Pages of `own` blocks for so many positions; memory is taken as positions are.
     pub(super) fn grow(&mut self, own: Range<usize>, positions: usize, heads: usize, head: usize) {
         for block in &mut self.blocks[own] {
-            let page = || vec![0; heads * page_size(head)].into_boxed_slice();
+            let page = || Arc::from(vec![0; heads * page_size(head)]);
             block.resize_with(positions.div_ceil(PAGE).max(block.len()), page);
         }
     }
 
     /// Pages of a block.
-    pub(super) fn pages(&self, block: usize) -> &[Box<[u16]>] {
+    pub(super) fn pages(&self, block: usize) -> &[Arc<[u16]>] {
         &self.blocks[block]
     }
 
-    pub(super) fn pages_mut(&mut self, block: usize) -> &mut [Box<[u16]>] {
+    pub(super) fn pages_mut(&mut self, block: usize) -> &mut [Arc<[u16]>] {
         &mut self.blocks[block]
     }
 }
