@@ -301,7 +301,7 @@ async fn serve(mut incoming: mpsc::Receiver<Incoming>, serving: Serving, library
                 };
                 let serving = serving.clone();
                 let work = match kind {
-                    StreamKind::Control => serving.control(*reader, writer).boxed(),
+                    StreamKind::Control => serving.control(peer, *reader, writer).boxed(),
                     StreamKind::Link => serving.link(peer, *reader, writer).boxed(),
                 };
                 tokio::spawn(async move {

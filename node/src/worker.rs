@@ -15,10 +15,12 @@ mod forms;
 mod gauges;
 mod pace;
 mod rehearsal;
+mod shares;
 mod voice;
 
 use bench::Bench;
 use gauges::{Gauges, smooth};
+use shares::Client;
 
 /// Commands that may wait for the thread. Each session has one job at a time, and the number of
 /// sessions is bounded by the node.
@@ -47,6 +49,7 @@ pub(crate) type Done = (Result<Executed, HopFailure>, u64);
 #[derive(Debug)]
 enum Command {
     Open {
+        client: Client,
         positions: u32,
         part: Span,
         tail: Option<Tail>,
@@ -160,18 +163,19 @@ impl Worker {
         let _ = self.commands.try_send(Command::Look);
     }
 
-    /// Reserves KV for a session that runs `part` of the span.
+    /// Reserves KV for a session of `client` that runs `part` of the span.
     ///
     /// # Errors
     /// No KV, or no answer.
     pub(crate) async fn open(
         &self,
+        client: Client,
         positions: u32,
         part: Span,
         tail: Option<Tail>,
     ) -> Result<Seat, SeatError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Open { positions, part, tail, reply };
+        let command = Command::Open { client, positions, part, tail, reply };
         self.commands.try_send(command).map_err(|_| SeatError::Unavailable)?;
         let kv = answer.await.map_err(|_| SeatError::Unavailable)??;
         Ok(Seat { kv, commands: self.commands.clone() })

@@ -49,11 +49,16 @@ pub(crate) struct Serving {
 
 impl Serving {
     /// A control stream has come.
-    pub(crate) async fn control(self, mut reader: FrameReader, mut writer: FrameWriter) {
+    pub(crate) async fn control(
+        self,
+        client: PeerId,
+        mut reader: FrameReader,
+        mut writer: FrameWriter,
+    ) {
         let first = tokio::time::timeout(FIRST_FRAME, reader.read()).await;
         let Ok(Ok(Some(frame))) = first else { return };
         let Ok(hello) = codec::decode::<Hello>(&frame, MAX_OPENING + 1024) else { return };
-        match self.admit(&hello).await {
+        match self.admit(client, &hello).await {
             Ok((opening, secret, seat, hidden)) => {
                 let events = mpsc::channel(WAITING_EVENTS);
                 let entry = self.registry.enter(hello.session, events.0.clone());
@@ -91,7 +96,11 @@ impl Serving {
         }
     }
 
-    async fn admit(&self, hello: &Hello) -> Result<(Opening, Secret, Seat, u32), Refusal> {
+    async fn admit(
+        &self,
+        client: PeerId,
+        hello: &Hello,
+    ) -> Result<(Opening, Secret, Seat, u32), Refusal> {
         if hello.version != VERSION {
             return Err(Refusal::Version(VERSION));
         }
@@ -107,7 +116,7 @@ impl Serving {
         }
         let accepted_until = prekeys::accepted_until(&prekey);
         let within = self.judge.admit(hello.session, &opening, accepted_until).await?;
-        let seat = self.seat(&opening, within).await;
+        let seat = self.seat(client, &opening, within).await;
         if seat.is_err() {
             self.judge.session_ended(hello.session);
         }
@@ -116,7 +125,12 @@ impl Serving {
     }
 
     /// A place for the opening's part of the span `within`, and the width of its hidden states.
-    async fn seat(&self, opening: &Opening, within: Span) -> Result<(Seat, u32), Refusal> {
+    async fn seat(
+        &self,
+        client: PeerId,
+        opening: &Opening,
+        within: Span,
+    ) -> Result<(Seat, u32), Refusal> {
         let found = self
             .hosted
             .borrow()
@@ -130,7 +144,7 @@ impl Serving {
         let tail = opening
             .tail_prompt()
             .map(|(task, prompt)| Tail { task: task.clone(), prompt: prompt.to_vec() });
-        let seat = worker.open(opening.positions, opening.span, tail).await;
+        let seat = worker.open(Some(client), opening.positions, opening.span, tail).await;
         let seat = seat.map_err(|error| match error {
             SeatError::Executor(ExecutorError::NoKv { free, .. }) => Refusal::NoKv { free },
             SeatError::Executor(ExecutorError::NotHere { span, .. }) => Refusal::WrongSpan(span),

@@ -15,19 +15,14 @@ use tokio::sync::mpsc;
 use super::Command;
 use super::forms::{Order, failure, floats, joined, le_bytes, order_work, values};
 use super::gauges::{Gauges, smooth};
-use super::pace::Pace;
+use super::pace::{Next, Pace, Waiting};
+use super::shares::{Client, Shares};
 use super::voice::{Voice, score};
 
 /// Streams of one pass.
 const BATCH: usize = 16;
 
-/// How long a pass waits for streams of the last one: what their tokens take through the program.
-const GATHER: Duration = Duration::from_micros(1200);
-
-/// How long after a stream's step its next one may come: a lap on slow links.
-const LIVELY: Duration = Duration::from_millis(400);
-
-/// How often it looks for them.
+/// How often it looks for streams that it waits for.
 const GLANCE: Duration = Duration::from_micros(20);
 
 /// The thread's own things.
@@ -35,15 +30,15 @@ pub(super) struct Bench {
     executor: Box<dyn LayerExecutor>,
     places: BTreeMap<KvId, Place>,
     gauges: Arc<Gauges>,
-    /// Streams of the last pass.
-    streams: usize,
-    /// When there was one last.
-    lively: Option<Instant>,
+    /// When the last pass of streams ended.
+    passed: Option<Instant>,
     pace: Pace,
+    shares: Shares,
 }
 
 /// A session's.
 struct Place {
+    client: Client,
     /// How many of the span's blocks it runs.
     blocks: u64,
     /// Where its tail is here.
@@ -56,9 +51,9 @@ impl Bench {
             executor,
             places: BTreeMap::new(),
             gauges,
-            streams: 0,
-            lively: None,
+            passed: None,
             pace: Pace::default(),
+            shares: Shares::default(),
         }
     }
 
@@ -70,63 +65,62 @@ impl Bench {
                 let Some(command) = inbox.blocking_recv() else { return };
                 self.take(command, &mut orders);
             }
-            let until = Instant::now() + GATHER;
-            loop {
-                while let Ok(command) = inbox.try_recv() {
-                    self.take(command, &mut orders);
-                }
-                // Streams of the last pass come back one by one, and are cheaper together.
-                let streams = orders.iter().filter(|order| order.is_stream()).count();
-                if orders.is_empty() || streams >= self.streams || Instant::now() >= until {
-                    break;
-                }
+            while let Ok(command) = inbox.try_recv() {
+                self.take(command, &mut orders);
+            }
+            if !orders.is_empty() && !self.round(&mut orders) {
                 std::thread::sleep(GLANCE);
             }
-            orders = self.round(orders);
             let free = self.executor.free_positions();
             self.gauges.free_positions.store(free, Ordering::Relaxed);
         }
     }
 
-    /// One pass: streams first, and beside them as much of one prompt as they hardly feel; a
-    /// prompt's whole piece where no stream was of late. What is left waits for the next round.
-    fn round(&mut self, mut orders: Vec<Order>) -> Vec<Order> {
-        orders.sort_by_key(|order| !order.is_stream());
-        let streams = orders.iter().take_while(|order| order.is_stream()).count();
-        let mut rest = orders.split_off(streams.min(BATCH));
-        self.streams = orders.len();
-        if streams > 0 {
-            self.lively = Some(Instant::now());
+    /// One pass of streams, or one block of one prompt; false where it is better to wait.
+    fn round(&mut self, orders: &mut Vec<Order>) -> bool {
+        let streams = orders.iter().filter(|order| order.is_stream()).count();
+        let prompt = streams < orders.len();
+        let since = self.passed.map(|at| at.elapsed());
+        match self.pace.next(Waiting { streams: streams as u32, prompt, since }) {
+            Next::Streams => {
+                let own = |order: &mut Order| order.is_stream();
+                let mut batch: Vec<Order> = orders.extract_if(.., own).collect();
+                if batch.len() > BATCH {
+                    batch.sort_by_key(|order| self.shares.of(self.client(order.kv)));
+                    orders.splice(0..0, batch.split_off(BATCH));
+                }
+                self.streams(batch);
+                true
+            }
+            Next::Block => {
+                self.block(orders, since);
+                true
+            }
+            Next::Wait => false,
         }
-        let prompt = rest.iter().position(|order| !order.is_stream());
-        let mut rows = 0;
-        if let Some(at) = prompt {
-            let order = rest.remove(at);
-            let left = order.job.count - order.done;
-            let lively = streams > 0 || self.lively.is_some_and(|at| at.elapsed() < LIVELY);
-            rows = if lively { left.min(self.pace.rows(self.streams as u32)) } else { left };
-            orders.push(order);
-        }
-        if let Some(unfinished) = self.run(orders, rows) {
-            rest.insert(0, unfinished);
-        }
-        rest
+    }
+
+    fn client(&self, kv: KvId) -> Client {
+        self.places.get(&kv).and_then(|place| place.client)
     }
 
     fn take(&mut self, command: Command, orders: &mut Vec<Order>) {
         match command {
-            Command::Open { positions, part, tail, reply } => {
+            Command::Open { client, positions, part, tail, reply } => {
                 let opened = self.executor.open(positions, part);
                 if let Ok(kv) = &opened {
                     let voice = tail.map(Voice::new);
-                    self.places.insert(*kv, Place { blocks: part.blocks().len() as u64, voice });
+                    let blocks = part.blocks().len() as u64;
+                    self.places.insert(*kv, Place { client, blocks, voice });
+                    self.shares.enter(client);
                 }
                 if let Err(Ok(kv)) = reply.send(opened) {
                     self.close(kv);
                 }
             }
             Command::Run { kv, job, reply } => {
-                orders.push(Order { kv, job, reply, done: 0, values: Vec::new(), micros: 0 });
+                self.shares.ask(self.client(kv));
+                orders.push(Order::new(kv, job, reply));
             }
             Command::Look => {
                 let spoilt = !self.executor.is_sound();
@@ -140,56 +134,104 @@ impl Bench {
     }
 
     fn close(&mut self, kv: KvId) {
-        self.places.remove(&kv);
+        if let Some(place) = self.places.remove(&kv) {
+            self.shares.leave(place.client);
+        }
         self.executor.close(kv);
     }
 
-    /// Computes the streams, and `rows` of the prompt behind them; gives back a prompt that is not
-    /// whole yet.
-    fn run(&mut self, mut orders: Vec<Order>, rows: u32) -> Option<Order> {
-        if orders.is_empty() {
-            return None;
-        }
+    /// One pass of one step of each.
+    fn streams(&mut self, orders: Vec<Order>) {
         let began = Instant::now();
-        let count = |order: &Order| if order.is_stream() { 1 } else { rows };
-        let hidden: Vec<Vec<f32>> =
-            orders.iter().map(|order| floats(&order.job, order.done, count(order))).collect();
-        let mut early: BTreeMap<usize, ExecutorError> = BTreeMap::new();
-        for (index, order) in orders.iter().enumerate() {
-            if self.executor.kv_len(order.kv).is_some_and(|length| length > order.start())
-                && let Err(error) = self.executor.truncate(order.kv, order.start())
-            {
-                early.insert(index, error);
-            }
-        }
+        let hidden: Vec<Vec<f32>> = orders.iter().map(|order| floats(&order.job, 0, 1)).collect();
+        let early: Vec<_> = orders.iter().map(|order| self.rolled_back(order)).collect();
         let both = orders.iter().zip(&hidden);
         let batch: Vec<Work<'_>> =
-            both.map(|(order, hidden)| order_work(order, hidden, count(order))).collect();
+            both.map(|(order, hidden)| order_work(order, hidden, 1)).collect();
         let outputs = self.executor.step(&batch);
-        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let spoilt = outputs.contains(&Err(ExecutorError::FileChanged));
-        self.gauges.spoilt.fetch_or(spoilt, Ordering::Relaxed);
+        let micros = micros(began);
+        let outputs: Vec<_> = early
+            .into_iter()
+            .zip(outputs)
+            .map(|(rolled_back, output)| rolled_back.and(output))
+            .collect();
+        self.pace.passed(orders.len() as u32, micros);
         // What failed at once was not fast.
         if outputs.iter().any(Result::is_ok) {
-            self.measure(&orders, rows, micros);
+            self.measure(orders.iter().map(|order| (order.kv, 1)), micros, Speed::Decode);
         }
-        let mut unfinished = None;
-        for (index, (mut order, output)) in orders.drain(..).zip(outputs).enumerate() {
-            let output = early.remove(&index).map_or(output, Err);
-            order.done += count(&order);
-            order.micros = order.micros.saturating_add(micros);
-            let result = match output {
-                Ok(output) if order.done < order.job.count => {
-                    order.values.extend(values(output));
-                    unfinished = Some(order);
-                    continue;
-                }
-                Ok(output) => self.finish(order.kv, &order.job, joined(&mut order.values, output)),
-                Err(error) => Err(failure(&error)),
-            };
-            let _ = order.reply.send((result, order.micros));
+        for (order, output) in orders.into_iter().zip(outputs) {
+            self.reply(order, output, micros);
         }
-        unfinished
+        self.passed = Some(Instant::now());
+    }
+
+    /// Forgets what a client has taken back.
+    fn rolled_back(&mut self, order: &Order) -> Result<(), ExecutorError> {
+        match self.executor.kv_len(order.kv) {
+            Some(length) if length > order.start() => {
+                self.executor.truncate(order.kv, order.start())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One block of the prompt that was begun; else the first of the client's that was served least.
+    fn block(&mut self, orders: &mut Vec<Order>, since: Option<Duration>) {
+        let turn = |order: &Order| {
+            let others = order.piece == 0;
+            (order.is_stream(), others, self.shares.of(self.client(order.kv)))
+        };
+        let first = (0..orders.len()).min_by_key(|index| turn(&orders[*index]));
+        let Some(first) = first else { return };
+        let mut order = orders.remove(first);
+        let began = Instant::now();
+        if order.piece == 0
+            && let Err(error) = self.begin(&mut order, since)
+        {
+            return self.reply(order, Err(error), 0);
+        }
+        let output = self.executor.proceed(order.kv);
+        let micros = micros(began);
+        order.micros = order.micros.saturating_add(micros);
+        order.in_piece += micros;
+        self.pace.blocked(order.piece, micros);
+        let Some(output) = output else { return orders.insert(first, order) };
+        let (piece, in_piece) = (std::mem::take(&mut order.piece), order.in_piece);
+        order.done += piece;
+        if output.is_ok() {
+            let speed = if piece == order.job.count { Speed::Prefill } else { Speed::Unknown };
+            self.measure(std::iter::once((order.kv, piece)), in_piece, speed);
+        }
+        match output {
+            Ok(output) if order.done < order.job.count => {
+                order.values.extend(values(output));
+                orders.insert(first, order);
+            }
+            output => self.reply(order, output, 0),
+        }
+    }
+
+    /// Begins the next piece of a prompt.
+    fn begin(&mut self, order: &mut Order, since: Option<Duration>) -> Result<(), ExecutorError> {
+        self.rolled_back(order)?;
+        let piece = self.pace.rows(since, order.job.count - order.done);
+        let hidden = floats(&order.job, order.done, piece);
+        self.executor.begin(&order_work(order, &hidden, piece))?;
+        (order.piece, order.in_piece) = (piece, 0);
+        Ok(())
+    }
+
+    /// Tells a session what became of its job.
+    fn reply(&mut self, mut order: Order, output: Result<Output, ExecutorError>, micros: u64) {
+        order.micros = order.micros.saturating_add(micros);
+        let spoilt = output == Err(ExecutorError::FileChanged);
+        self.gauges.spoilt.fetch_or(spoilt, Ordering::Relaxed);
+        let result = match output {
+            Ok(output) => self.finish(order.kv, &order.job, joined(&mut order.values, output)),
+            Err(error) => Err(failure(&error)),
+        };
+        let _ = order.reply.send((result, order.micros));
     }
 
     fn finish(&mut self, kv: KvId, job: &Job, output: Output) -> Result<Executed, HopFailure> {
@@ -217,32 +259,42 @@ impl Bench {
         }
     }
 
-    /// Speeds are of the whole span: a session that runs half of it counts for half. Of streams and
-    /// a prompt together neither's speed is known.
-    fn measure(&mut self, orders: &[Order], rows: u32, micros: u64) {
-        let counts = || {
-            let count = |order: &Order| if order.is_stream() { 1 } else { u64::from(rows) };
-            orders.iter().map(move |order| (order.kv, count(order)))
-        };
-        let positions: u64 = counts().map(|(_, count)| count).sum();
+    /// Positions of sessions were computed. Speeds are of the whole span: a session that runs half
+    /// of it counts for half.
+    fn measure(
+        &mut self,
+        counts: impl Iterator<Item = (KvId, u32)> + Clone,
+        micros: u64,
+        speed: Speed,
+    ) {
+        for (kv, count) in counts.clone() {
+            self.shares.serve(self.client(kv), count);
+        }
+        let positions: u64 = counts.clone().map(|(_, count)| u64::from(count)).sum();
         self.gauges.computed.fetch_add(positions, Ordering::Relaxed);
-        let streams = orders[0].is_stream();
-        if streams {
-            self.pace.passed(rows, micros);
-        }
-        if streams && rows > 0 {
-            return;
-        }
         let blocks = |kv| self.places.get(&kv).map_or(1, |place| place.blocks);
-        let done: u64 = counts().map(|(kv, count)| count * blocks(kv)).sum();
+        let done: u64 = counts.map(|(kv, count)| u64::from(count) * blocks(kv)).sum();
         let all = positions * self.executor.span().blocks().len() as u64;
         let micros = (micros.max(1) * all / done.max(1)).max(1);
-        if streams {
-            smooth(&self.gauges.decode_micros, micros / positions.max(1));
-        } else {
-            smooth(&self.gauges.prefill_rate, positions * 1_000_000 / micros);
+        match speed {
+            Speed::Decode => smooth(&self.gauges.decode_micros, micros / positions.max(1)),
+            Speed::Prefill => smooth(&self.gauges.prefill_rate, positions * 1_000_000 / micros),
+            Speed::Unknown => {}
         }
     }
+}
+
+/// Which of a host's speeds something was.
+#[derive(Debug, Clone, Copy)]
+enum Speed {
+    Decode,
+    Prefill,
+    /// Pieces of a prompt that were made short for others' sake.
+    Unknown,
+}
+
+fn micros(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -266,50 +318,100 @@ mod tests {
     }
 
     fn order_of(bench: &mut Bench, part: &str, ids: &[u32]) -> (Order, oneshot::Receiver<Done>) {
+        order_from(bench, None, part, ids)
+    }
+
+    fn order_from(
+        bench: &mut Bench,
+        client: Client,
+        part: &str,
+        ids: &[u32],
+    ) -> (Order, oneshot::Receiver<Done>) {
         let part = Span::parse_inclusive(part, SHAPE.blocks).unwrap();
         let (reply, mut opened) = oneshot::channel();
-        bench.take(Command::Open { positions: 64, part, tail: None, reply }, &mut Vec::new());
+        let open = Command::Open { client, positions: 64, part, tail: None, reply };
+        bench.take(open, &mut Vec::new());
         let kv = opened.try_recv().unwrap().unwrap();
         let (reply, answer) = oneshot::channel();
         let (input, count) = (JobInput::Ids(ids.to_vec()), ids.len() as u32);
         let job = Job { start: 0, count, input, want: Want::Hidden };
-        (Order { kv, job, reply, done: 0, values: Vec::new(), micros: 0 }, answer)
+        (Order::new(kv, job, reply), answer)
+    }
+
+    /// Rounds until nothing is left.
+    fn all(bench: &mut Bench, mut orders: Vec<Order>) {
+        while !orders.is_empty() {
+            bench.round(&mut orders);
+        }
     }
 
     #[test]
-    fn a_round_has_all_streams_and_some_of_one_prompt() {
+    fn streams_go_first_and_between_a_prompts_blocks() {
         let mut bench = bench();
-        let long: Vec<u32> = (0..20).collect();
+        let long: Vec<u32> = (0..40).collect();
         let prompts = [order(&mut bench, &long), order(&mut bench, &[3, 4, 5])];
         let streams = [order(&mut bench, &[6]), order(&mut bench, &[7])];
-        let alone = order(&mut bench, &long);
-        let (orders, mut answers): (Vec<_>, Vec<_>) = prompts.into_iter().chain(streams).unzip();
-        let mut rest = bench.round(orders);
+        let (late, mut late_answer) = order(&mut bench, &[8]);
+        let (alone, mut alone_answer) = order(&mut bench, &long);
+        let (mut orders, mut answers): (Vec<_>, Vec<_>) =
+            prompts.into_iter().chain(streams).unzip();
+        bench.round(&mut orders);
         let done: Vec<bool> = answers.iter_mut().map(|answer| answer.try_recv().is_ok()).collect();
-        assert_eq!((done, rest.len()), (vec![false, false, true, true], 2));
-        assert_eq!((rest[0].done, rest[1].done), (6, 0), "the first goes on");
-        while !rest.is_empty() {
-            rest = bench.round(rest);
-        }
+        assert_eq!((done, orders.len()), (vec![false, false, true, true], 2));
+        bench.pace.passed(1, 1_000_000);
+        bench.round(&mut orders);
+        assert_eq!((orders[0].piece, orders[0].done), (16, 0), "it is within its first piece");
+        orders.push(late);
+        bench.pace = Pace::default();
+        bench.round(&mut orders);
+        assert!(late_answer.try_recv().is_ok(), "a stream does not wait for the piece's end");
+        all(&mut bench, orders);
         assert!(answers[1].try_recv().is_ok());
         // In pieces, beside streams, it is what it is in one.
         let (in_pieces, _) = answers[0].try_recv().unwrap();
-        let (alone, mut answer) = alone;
-        bench.lively = None;
-        assert!(bench.round(vec![alone]).is_empty());
-        let (at_once, _) = answer.try_recv().unwrap();
+        bench.passed = None;
+        all(&mut bench, vec![alone]);
+        let (at_once, _) = alone_answer.try_recv().unwrap();
         let [Ok(Executed::Hidden(at_once)), Ok(Executed::Hidden(in_pieces))] = [at_once, in_pieces]
         else {
             panic!("both are hidden values")
         };
-        assert_eq!((at_once.len(), at_once), (20 * 16 * 4, in_pieces));
+        assert_eq!((at_once.len(), at_once), (40 * 16 * 4, in_pieces));
+    }
+
+    #[test]
+    fn a_cancelled_prompt_ends_within_its_step() {
+        let mut bench = bench();
+        let (prompt, mut answer) = order(&mut bench, &[1, 2, 3]);
+        let kv = prompt.kv;
+        let mut orders = vec![prompt];
+        bench.round(&mut orders);
+        assert_eq!((orders.len(), orders[0].piece), (1, 3));
+        bench.take(Command::Close { kv }, &mut orders);
+        assert!(orders.is_empty() && answer.try_recv().is_err());
+        assert_eq!(bench.executor.free_positions(), 512);
+    }
+
+    #[test]
+    fn a_client_with_many_prompts_does_not_hold_up_another() {
+        let mut bench = bench();
+        let other = Some(taimatsu_protocol::PeerId::from_public_key([1; 32]));
+        let many = (0..5).map(|_| order(&mut bench, &[1, 2, 3])).collect::<Vec<_>>();
+        let (one, mut one_answer) = order_from(&mut bench, other, "0-1", &[1, 2, 3]);
+        let (mut orders, mut answers): (Vec<_>, Vec<_>) = many.into_iter().unzip();
+        orders.push(one);
+        for _ in 0..4 {
+            bench.round(&mut orders);
+        }
+        assert!(answers[0].try_recv().is_ok() && one_answer.try_recv().is_ok());
+        assert!(answers[1].try_recv().is_err());
     }
 
     #[test]
     fn what_fails_at_once_is_not_fast() {
         let mut bench = bench();
         let (bad, mut answer) = order(&mut bench, &[9_999]);
-        assert!(bench.round(vec![bad]).is_empty());
+        all(&mut bench, vec![bad]);
         assert!(answer.try_recv().unwrap().0.is_err());
         assert_eq!(bench.gauges.decode_micros.load(Ordering::Relaxed), 0);
     }
@@ -318,7 +420,7 @@ mod tests {
     fn half_a_span_is_not_twice_the_speed() {
         let mut bench = bench();
         let (half, _answer) = order_of(&mut bench, "0-0", &[1]);
-        bench.measure(&[half], 0, 1_000);
+        bench.measure(std::iter::once((half.kv, 1)), 1_000, Speed::Decode);
         assert_eq!(bench.gauges.decode_micros.load(Ordering::Relaxed), 2_000);
     }
 }

@@ -19,9 +19,17 @@ pub(super) struct Order {
     pub(super) values: Vec<f32>,
     /// Microseconds of the passes that it was in.
     pub(super) micros: u64,
+    /// Positions that are on their way through the blocks; 0 for none.
+    pub(super) piece: u32,
+    /// Microseconds of those.
+    pub(super) in_piece: u64,
 }
 
 impl Order {
+    pub(super) const fn new(kv: KvId, job: Job, reply: oneshot::Sender<Done>) -> Self {
+        Self { kv, job, reply, done: 0, values: Vec::new(), micros: 0, piece: 0, in_piece: 0 }
+    }
+
     /// Whether it is one step of an answer, and not a piece of a prompt.
     pub(super) const fn is_stream(&self) -> bool {
         self.job.count == 1
