@@ -67,14 +67,15 @@ with tempfile.TemporaryDirectory() as home:
             print(f"{count} streams: {statistics.median(rates):.0f} tokens/s in all", flush=True)
         ratios = []
         for _ in range(5):
-            seen, asked, answered = together(port, 4, 600, long=1)
+            # The same streams without the prompt, at the same tokens: each looks back as far.
+            alone, _, _ = together(port, 4, 900)
+            seen, asked, answered = together(port, 4, 900, long=1)
             calm, beside = [], []
-            for times in seen:
-                for before, after in zip(times, times[1:]):
-                    if after < asked:
-                        calm.append(after - before)
-                    elif before > asked and after < answered[0]:
-                        beside.append(after - before)
+            for times, same in zip(seen, alone):
+                for index in range(1, min(len(times), len(same))):
+                    if times[index - 1] > asked and times[index] < answered[0]:
+                        beside.append(times[index] - times[index - 1])
+                        calm.append(same[index] - same[index - 1])
             ratios.append(p95(beside) / p95(calm))
             print(f"4 streams: p95 {p95(calm):.1f} ms a token, beside a long prompt {p95(beside):.1f} ms "
                   f"({ratios[-1]:.2f} times); the prompt took {answered[0] - asked:.2f} s", flush=True)
