@@ -1,4 +1,4 @@
-//! Sixteen lanes on three kinds of CPU, and the choice between them.
+//! Sixteen lanes on four kinds of CPU, and the choice between them.
 //!
 //! Every operation here has one result, whatever the CPU: additions, products, quotients and fused
 //! multiply-adds of IEEE binary32, and exact integers. A kernel written over [`Simd`] is therefore
@@ -8,6 +8,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use std::fmt;
@@ -27,6 +29,10 @@ pub enum Level {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// AArch64 with NEON: all of them.
+    Neon,
+    /// AArch64 with NEON and dot products of bytes.
+    NeonDot,
 }
 
 impl Level {
@@ -40,7 +46,7 @@ impl Level {
     /// All that this CPU has, worst first.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        [Self::Scalar, Self::Avx2, Self::Avx512]
+        [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon, Self::NeonDot]
             .into_iter()
             .filter(|level| level.is_here())
             .collect()
@@ -52,10 +58,21 @@ impl Level {
             Self::Scalar => true,
             Self::Avx2 => avx2::Avx2::detect().is_some(),
             Self::Avx512 => avx512::Avx512::detect().is_some(),
+            Self::Neon | Self::NeonDot => false,
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    fn is_here(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            Self::Avx2 | Self::Avx512 => false,
+            Self::Neon => neon::Neon::<false>::detect().is_some(),
+            Self::NeonDot => neon::Neon::<true>::detect().is_some(),
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn is_here(self) -> bool {
         self == Self::Scalar
     }
@@ -70,8 +87,21 @@ impl Level {
             {
                 return simd.enter(kernel);
             }
-            if self >= Self::Avx2
+            if matches!(self, Self::Avx2 | Self::Avx512)
                 && let Some(simd) = avx2::Avx2::detect()
+            {
+                return simd.enter(kernel);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            if self == Self::NeonDot
+                && let Some(simd) = neon::Neon::<true>::detect()
+            {
+                return simd.enter(kernel);
+            }
+            if matches!(self, Self::Neon | Self::NeonDot)
+                && let Some(simd) = neon::Neon::<false>::detect()
             {
                 return simd.enter(kernel);
             }
@@ -86,6 +116,8 @@ impl fmt::Display for Level {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+            Self::NeonDot => "neon+dotprod",
         })
     }
 }

@@ -201,6 +201,15 @@ proptest! {
     }
 }
 
+/// An emulated CPU is the one that was asked for, lest the other tests compare scalar with scalar.
+#[test]
+fn levels_are_those_that_the_caller_knows_of() {
+    if let Ok(known) = std::env::var("K1_LEVELS") {
+        let found: Vec<String> = Level::all().iter().map(Level::to_string).collect();
+        assert_eq!(found.join(" "), known);
+    }
+}
+
 /// Rows looked up are the format's weights, and layers are products with them but for the rounding
 /// of the inputs.
 #[test]
