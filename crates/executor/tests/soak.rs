@@ -9,7 +9,9 @@ mod support;
 use std::collections::BTreeMap;
 
 use support::{Chain, Model};
-use taimatsu_executor::{ExecutorError, Input, KvId, LayerExecutor, Output, Want, Work};
+use taimatsu_executor::{
+    CpuExecutor, ExecutorError, Input, KvId, LayerExecutor, Output, Want, Work,
+};
 
 const SESSIONS: usize = 10_000;
 
@@ -39,6 +41,120 @@ struct Session {
     last: Option<(usize, Vec<u32>)>,
 }
 
+/// Sessions that are open, and what became of the others.
+struct Crowd {
+    executor: CpuExecutor,
+    luck: Luck,
+    live: BTreeMap<KvId, Session>,
+    opened: usize,
+    forked: usize,
+    refused: usize,
+}
+
+/// A step of a session: how many positions behind which.
+type Step = (KvId, usize, usize);
+
+impl Crowd {
+    fn ids(&mut self, count: u64) -> Vec<u32> {
+        (0..count).map(|_| self.luck.below(500) as u32).collect()
+    }
+
+    fn open(&mut self) {
+        let length = 1 + self.luck.below(LONGEST);
+        match self.executor.open(length as u32, self.executor.span()) {
+            Ok(kv) => {
+                let ids = self.ids(length);
+                self.live.insert(kv, Session { ids, begun: None, last: None });
+                self.opened += 1;
+            }
+            Err(ExecutorError::NoKv { free, .. }) => {
+                assert!(u64::from(free) < length);
+                self.refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    /// A session goes on as another from a position of its own, where there is room.
+    fn fork(&mut self, kv: KvId, len: usize) {
+        let more = 1 + self.luck.below(LONGEST.saturating_sub(len as u64).max(1));
+        let positions = len as u32 + more as u32;
+        let fits = self.opened < SESSIONS && (len as u64) < LONGEST;
+        if fits && let Ok(fork) = self.executor.fork(kv, len as u32, positions) {
+            let mut ids = self.live[&kv].ids[..len].to_vec();
+            ids.extend(self.ids(more));
+            self.live.insert(fork, Session { ids, begun: None, last: None });
+            self.opened += 1;
+            self.forked += 1;
+        }
+    }
+
+    /// What happens to each: it ends, is rolled back, forks, rests, or takes a step.
+    fn moves(&mut self) -> (Vec<KvId>, Vec<(KvId, usize)>, Vec<Step>) {
+        let (mut ended, mut forks, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+        for (kv, session) in &mut self.live {
+            let done = self.executor.kv_len(*kv).unwrap() as usize;
+            match self.luck.below(12) {
+                0 => ended.push(*kv),
+                1 => {
+                    let len = self.luck.below(done as u64 + 1) as u32;
+                    self.executor.truncate(*kv, len).unwrap();
+                    if session.begun.take().is_some() {
+                        let given_up = Some(Err(ExecutorError::NotBegun(kv.0)));
+                        assert_eq!(self.executor.proceed(*kv), given_up);
+                    }
+                }
+                2 => forks.push((*kv, self.luck.below(done as u64 + 1) as usize)),
+                3..=4 => {}
+                _ if session.begun.is_some() => {}
+                _ if done == session.ids.len() => ended.push(*kv),
+                _ => {
+                    let most = (session.ids.len() - done).min(9) as u64;
+                    steps.push((*kv, done, 1 + self.luck.below(most) as usize));
+                }
+            }
+        }
+        (ended, forks, steps)
+    }
+
+    /// Takes the steps, some at once and some block by block, and those that were begun further.
+    fn advance(&mut self, steps: Vec<Step>) {
+        let live = &self.live;
+        let work = |(kv, done, count): &Step| Work {
+            kv: *kv,
+            start: *done as u32,
+            input: Input::Tokens(&live[kv].ids[*done..done + count]),
+            want: Want::LastLogits,
+        };
+        let (slow, at_once): (Vec<_>, Vec<_>) =
+            steps.into_iter().partition(|_| self.luck.below(4) == 0);
+        let batch: Vec<Work<'_>> = at_once.iter().map(work).collect();
+        let outputs = self.executor.step(&batch);
+        let mut answers: Vec<(KvId, usize, _)> = at_once
+            .into_iter()
+            .zip(outputs)
+            .map(|((kv, done, count), output)| (kv, done + count, output))
+            .collect();
+        slow.iter().for_each(|slow| self.executor.begin(&work(slow)).unwrap());
+        for (kv, done, count) in slow {
+            self.live.get_mut(&kv).unwrap().begun = Some(done + count);
+        }
+        for (kv, session) in &mut self.live {
+            if let Some(end) = session.begun
+                && let Some(output) = self.executor.proceed(*kv)
+            {
+                session.begun = None;
+                answers.push((*kv, end, output));
+            }
+        }
+        for (kv, end, output) in answers {
+            let Ok(Output::Logits(logits)) = output else { panic!("logits") };
+            let bits = logits.into_iter().map(f32::to_bits).collect();
+            self.live.get_mut(&kv).unwrap().last = Some((end, bits));
+        }
+    }
+}
+
 #[test]
 fn ten_thousand_sessions_leave_nothing() {
     let model = Model::tiny("llama-2blk.f16.gguf");
@@ -46,94 +162,20 @@ fn ten_thousand_sessions_leave_nothing() {
     let (mut executor, first) = hops.remove(0);
     executor.close(first);
     let mut alone = model.chain(&[], 1, 128);
-    let (span, mut luck) = (executor.span(), Luck(5));
-    let mut live: BTreeMap<KvId, Session> = BTreeMap::new();
-    let (mut opened, mut forked, mut refused, mut compared) = (0, 0, 0, 0);
+    let (live, luck) = (BTreeMap::new(), Luck(5));
+    let mut crowd = Crowd { executor, luck, live, opened: 0, forked: 0, refused: 0 };
+    let mut compared = 0;
     let mut closed: Vec<KvId> = Vec::new();
-    while opened < SESSIONS || !live.is_empty() {
-        if opened < SESSIONS && luck.below(2) == 0 {
-            let length = 1 + luck.below(LONGEST);
-            match executor.open(length as u32, span) {
-                Ok(kv) => {
-                    let ids = (0..length).map(|_| luck.below(500) as u32).collect();
-                    live.insert(kv, Session { ids, begun: None, last: None });
-                    opened += 1;
-                }
-                Err(ExecutorError::NoKv { free, .. }) => {
-                    assert!(u64::from(free) < length);
-                    refused += 1;
-                }
-                Err(other) => panic!("{other}"),
-            }
+    while crowd.opened < SESSIONS || !crowd.live.is_empty() {
+        if crowd.opened < SESSIONS && crowd.luck.below(2) == 0 {
+            crowd.open();
         }
-        let mut ended = Vec::new();
-        let mut works = Vec::new();
-        let mut forks = Vec::new();
-        for (kv, session) in &mut live {
-            let done = executor.kv_len(*kv).unwrap() as usize;
-            match luck.below(12) {
-                0 => ended.push(*kv),
-                1 => {
-                    executor.truncate(*kv, luck.below(done as u64 + 1) as u32).unwrap();
-                    session.begun = None;
-                }
-                2 => forks.push((*kv, luck.below(done as u64 + 1) as usize)),
-                _ if session.begun.is_some() => {}
-                3..=4 => {}
-                _ if done == session.ids.len() => ended.push(*kv),
-                _ => {
-                    let count = 1 + luck.below((session.ids.len() - done).min(9) as u64) as usize;
-                    works.push((*kv, done, count));
-                }
-            }
-        }
-        let work = |(kv, done, count): &(KvId, usize, usize)| Work {
-            kv: *kv,
-            start: *done as u32,
-            input: Input::Tokens(&live[kv].ids[*done..done + count]),
-            want: Want::LastLogits,
-        };
-        let (slow, works): (Vec<_>, Vec<_>) = works.into_iter().partition(|_| luck.below(4) == 0);
-        let batch: Vec<Work<'_>> = works.iter().map(work).collect();
-        let mut answers: Vec<_> = works
-            .iter()
-            .map(|(kv, done, count)| (*kv, done + count))
-            .zip(executor.step(&batch))
-            .collect();
-        slow.iter().for_each(|slow| executor.begin(&work(slow)).unwrap());
-        for (kv, done, count) in slow {
-            live.get_mut(&kv).unwrap().begun = Some(done + count);
-        }
-        for (kv, session) in &mut live {
-            let Some(end) = session.begun else { continue };
-            if let Some(answer) = executor.proceed(*kv) {
-                session.begun = None;
-                answers.push(((*kv, end), answer));
-            }
-        }
-        for ((kv, end), answer) in answers {
-            let Ok(Output::Logits(logits)) = answer else { panic!("logits") };
-            let bits = logits.into_iter().map(f32::to_bits).collect();
-            live.get_mut(&kv).unwrap().last = Some((end, bits));
-        }
-        for (kv, len) in forks {
-            let ids: Vec<u32> = live[&kv].ids[..len].to_vec();
-            let more = 1 + luck.below(LONGEST.saturating_sub(len as u64).max(1));
-            let positions = len as u32 + more as u32;
-            if opened < SESSIONS
-                && (len as u64) < LONGEST
-                && let Ok(fork) = executor.fork(kv, len as u32, positions)
-            {
-                let ids =
-                    ids.into_iter().chain((0..more).map(|_| luck.below(500) as u32)).collect();
-                live.insert(fork, Session { ids, begun: None, last: None });
-                opened += 1;
-                forked += 1;
-            }
-        }
+        let (ended, forks, steps) = crowd.moves();
+        crowd.advance(steps);
+        forks.into_iter().for_each(|(kv, len)| crowd.fork(kv, len));
         for kv in ended {
-            let session = live.remove(&kv).unwrap();
-            executor.close(kv);
+            let session = crowd.live.remove(&kv).unwrap();
+            crowd.executor.close(kv);
             closed.push(kv);
             if let Some((at, bits)) = session.last.filter(|_| closed.len().is_multiple_of(20)) {
                 let expected = alone.bits(&session.ids[..at], 512, Want::LastLogits);
@@ -142,6 +184,7 @@ fn ten_thousand_sessions_leave_nothing() {
             }
         }
     }
+    let Crowd { executor, forked, refused, .. } = crowd;
     assert_eq!(executor.free_positions(), ROOM);
     assert!(closed.iter().all(|kv| executor.kv_len(*kv).is_none()));
     assert!(refused > 100 && compared > 300, "{refused} refused, {compared} compared");
