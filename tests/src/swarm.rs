@@ -185,10 +185,19 @@ impl Member {
     /// There is no answer.
     #[must_use]
     pub fn post_text(&self, path: &str, body: String) -> reqwest::blocking::Response {
-        let request = http().post(format!("http://{}{path}", self.api));
-        let reply = request.header("content-type", "application/json").body(body).send();
-        reply.unwrap_or_else(|error| panic!("{path} is not answered: {error}"))
+        post(&self.api, path, body)
     }
+}
+
+/// Sends a request to an API of which no more is at hand than where it listens.
+///
+/// # Panics
+/// There is no answer.
+#[must_use]
+pub fn post(api: &str, path: &str, body: String) -> reqwest::blocking::Response {
+    let request = http().post(format!("http://{api}{path}"));
+    let reply = request.header("content-type", "application/json").body(body).send();
+    reply.unwrap_or_else(|error| panic!("{path} is not answered: {error}"))
 }
 
 fn http() -> reqwest::blocking::Client {
