@@ -119,10 +119,10 @@ mod tests {
             let pseudo = words(&packet[12..20]) + u64::from(UDP) + carried.len() as u64;
             assert_eq!(folded(pseudo + words(carried)), 0xffff, "{payload:?}");
         }
-        // By hand, for "ab": 0a4d+0001+0a4d+0002 + 0011+000a + 03e8+07d0+000a+6162 = 81e0.
+        // By hand, for "ab": 0a4d+0001+0a4d+0002 + 0011+000a + 03e8+07d0+000a+6162 = 81dc.
         let mut frame = udp(b"ab");
         deliver_to(&mut frame, [0; 6]);
-        assert_eq!(frame[40..42], (!0x81e0_u16).to_be_bytes());
+        assert_eq!(frame[40..42], (!0x81dc_u16).to_be_bytes());
     }
 
     #[test]
