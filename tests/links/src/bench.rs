@@ -1,11 +1,12 @@
 //! Hosts in namespaces of their own, and the ways between them.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use taimatsu_tests::program::command;
-use taimatsu_tests::swarm::Member;
+use taimatsu_tests::swarm::{self, Member};
 
 use crate::path::Link;
 use crate::pump::{Lateness, Pump, Wire};
@@ -18,10 +19,10 @@ use crate::wires::{Namespace, WireError, address, device};
 #[non_exhaustive]
 pub enum BenchError {
     /// The router has no namespace.
-    #[error("the router has no namespace: {0}")]
+    #[error("the router has no namespace")]
     Middle(#[source] WireError),
     /// A host has no wire.
-    #[error("host {host} has no wire: {source}")]
+    #[error("host {host} has no wire")]
     Wire {
         /// Which.
         host: String,
@@ -177,7 +178,8 @@ impl Host<'_> {
     }
 
     /// Starts a node of the demo's kind on it, with these arguments besides its address and home;
-    /// returns when it is ready. Ask its API [`Host::within`].
+    /// returns when it is ready. Ask its API with [`Host::get`] and
+    /// [`Host::post`]: only its own machine reaches it.
     ///
     /// # Panics
     /// It does not start.
@@ -190,5 +192,25 @@ impl Host<'_> {
         command.arg("--listen").arg(format!("/ip4/{address}/udp/4801/quic-v1"));
         command.arg("--home").arg(self.bench.root.join(&self.place.name)).args(args);
         self.within(move || Member::start(command))
+    }
+
+    /// Asks the API of a node that was started here for a page: the status, and the JSON that came.
+    ///
+    /// # Panics
+    /// There is no answer, or it is not JSON.
+    #[must_use]
+    pub fn get(&self, node: &Member, path: &str) -> (u16, Value) {
+        let api = node.api.as_str();
+        self.within(|| swarm::get(api, path))
+    }
+
+    /// Sends a request to the API of a node that was started here; the reply is read as it comes.
+    ///
+    /// # Panics
+    /// There is no answer.
+    #[must_use]
+    pub fn post(&self, node: &Member, path: &str, body: &Value) -> impl Read + use<> {
+        let api = node.api.as_str();
+        self.within(|| swarm::post(api, path, body.to_string()))
     }
 }

@@ -24,7 +24,7 @@ const INSIDE: &str = "TAIMATSU_LINKS_INSIDE";
 pub enum InsideError {
     /// The kernel, or who runs it, does not allow them.
     #[error(
-        "no network namespace can be made: {0}; run it as root, or allow user namespaces \
+        "no network namespace can be made; run it as root, or allow user namespaces \
          (user.max_user_namespaces above 0, kernel.apparmor_restrict_unprivileged_userns 0)"
     )]
     Refused(#[source] nix::Error),

@@ -15,13 +15,13 @@ use rtnetlink::{Handle, LinkUnspec, LinkVeth, new_connection};
 #[non_exhaustive]
 pub enum WireError {
     /// The kernel refused it.
-    #[error("{0}")]
+    #[error(transparent)]
     System(#[from] nix::Error),
     /// A file, socket or thread is not to be had.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// The kernel does not take a device's setting.
-    #[error("the kernel refuses a device (are there veth pairs?): {0}")]
+    #[error("the kernel refuses a device (are there veth pairs?)")]
     Netlink(#[from] rtnetlink::Error),
 }
 

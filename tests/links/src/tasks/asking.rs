@@ -1,11 +1,11 @@
 //! A swarm on the bench, and the answers that it gives.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use taimatsu_tests::program::HANGS;
-use taimatsu_tests::swarm::{Member, Swarm, post, question};
+use taimatsu_tests::swarm::{Member, Swarm, question};
 
 use super::{Means, TaskError, text};
 use crate::bench::{Bench, Host};
@@ -48,14 +48,17 @@ pub(super) fn ask(
     route: &str,
     tokens: u32,
 ) -> Result<Answer, TaskError> {
+    let mut question = question(MODEL, &PROMPT, tokens, route);
+    question["ignore_eos"] = json!(true);
+    let begun = Instant::now();
     match place {
-        Some(host) => {
-            let api = node.api.as_str();
-            host.within(|| ask_here(api, route, tokens))
-        }
-        None => ask_here(&node.api, route, tokens),
+        Some(host) => read(host.post(node, RUN, &question), begun),
+        None => read(node.post(RUN, &question), begun),
     }
 }
+
+/// Where a question is asked for its events.
+const RUN: &str = "/taimatsu/v1/run";
 
 /// Asks until the swarm covers the model.
 pub(super) fn ask_when_it_stands(
@@ -74,11 +77,7 @@ pub(super) fn ask_when_it_stands(
     }
 }
 
-fn ask_here(api: &str, route: &str, tokens: u32) -> Result<Answer, TaskError> {
-    let mut question = question(MODEL, &PROMPT, tokens, route);
-    question["ignore_eos"] = json!(true);
-    let begun = Instant::now();
-    let reply = post(api, "/taimatsu/v1/run", question.to_string());
+fn read(reply: impl Read, begun: Instant) -> Result<Answer, TaskError> {
     let (mut ids, mut times) = (Vec::new(), Vec::new());
     let mut last = Value::Null;
     for line in BufReader::new(reply).lines() {
