@@ -13,8 +13,8 @@ mod error;
 pub use error::EngineError;
 pub(crate) use error::ranges;
 
-/// Events that may wait for a slow reader; the chain runs at most a credit of 64 tokens ahead.
-pub const EVENTS: usize = 128;
+/// Events that may wait for a slow reader: two credits, for the chain runs at most one ahead.
+pub const EVENTS: usize = 512;
 
 /// A question, before it is tokens.
 #[derive(Debug, Clone)]

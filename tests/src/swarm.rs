@@ -154,9 +154,7 @@ impl Member {
     /// There is no answer, or it is not JSON.
     #[must_use]
     pub fn get(&self, path: &str) -> (u16, Value) {
-        let reply = http().get(format!("http://{}{path}", self.api)).send();
-        let reply = reply.unwrap_or_else(|error| panic!("{path} is not answered: {error}"));
-        (reply.status().as_u16(), reply.json().expect("the API speaks JSON"))
+        get(&self.api, path)
     }
 
     /// Sessions that it serves.
@@ -185,10 +183,30 @@ impl Member {
     /// There is no answer.
     #[must_use]
     pub fn post_text(&self, path: &str, body: String) -> reqwest::blocking::Response {
-        let request = http().post(format!("http://{}{path}", self.api));
-        let reply = request.header("content-type", "application/json").body(body).send();
-        reply.unwrap_or_else(|error| panic!("{path} is not answered: {error}"))
+        post(&self.api, path, body)
     }
+}
+
+/// Asks an API for a page: the status, and the JSON that came.
+///
+/// # Panics
+/// There is no answer, or it is not JSON.
+#[must_use]
+pub fn get(api: &str, path: &str) -> (u16, Value) {
+    let reply = http().get(format!("http://{api}{path}")).send();
+    let reply = reply.unwrap_or_else(|error| panic!("{path} is not answered: {error}"));
+    (reply.status().as_u16(), reply.json().expect("the API speaks JSON"))
+}
+
+/// Sends a request to an API of which no more is at hand than where it listens.
+///
+/// # Panics
+/// There is no answer.
+#[must_use]
+pub fn post(api: &str, path: &str, body: String) -> reqwest::blocking::Response {
+    let request = http().post(format!("http://{api}{path}"));
+    let reply = request.header("content-type", "application/json").body(body).send();
+    reply.unwrap_or_else(|error| panic!("{path} is not answered: {error}"))
 }
 
 fn http() -> reqwest::blocking::Client {

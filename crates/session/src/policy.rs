@@ -45,9 +45,10 @@ pub const STALL: Duration = Duration::from_secs(60);
 /// How long the client waits for the hops' last figures.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Tokens that the chain may be ahead of its consumer: a round trip of two seconds at 32 tokens
-/// a second.
-pub const CREDIT: u32 = 64;
+/// Tokens that the chain may be ahead of its consumer. It is renewed by halves, so one half lasts a
+/// round trip: 150 ms at 850 tokens a second, two seconds at 64. With 64 in all, a whole-model host
+/// 150 ms away would wait for its reader from 213 a second on.
+pub const CREDIT: u32 = 256;
 
 /// Positions that a sender may be ahead of its receiver's computing. Both ends begin with it.
 pub const WINDOW: u32 = 512;

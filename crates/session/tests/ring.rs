@@ -19,6 +19,7 @@ use taimatsu_protocol::receipt::{
 use taimatsu_protocol::sealed::Mark;
 use taimatsu_protocol::signed::{SignedBytes, Verified};
 use taimatsu_protocol::{Digest, ModelId, Moment, Numerics, PeerId, SessionId, Span};
+use taimatsu_session::policy::CREDIT;
 use taimatsu_session::{
     End, Executed, Failure, Finish, Hop, HopConfig, HopInput, HopOutput, Job, JobInput, Origin,
     OriginConfig, OriginInput, OriginOutput, ReceiptTerms, TailConfig, Want,
@@ -622,8 +623,12 @@ fn nobody_computes_past_the_credit_of_a_caller_who_does_not_read() {
     let mut world = World::new(3, 3, &prompt(10), 500, None, false);
     world.consume = false;
     world.run(Duration::from_secs(20));
-    assert_eq!(world.tokens.len(), 64);
-    assert_eq!(world.kv[0].len(), 10 + 63, "the last granted token is not computed");
+    assert_eq!(world.tokens.len(), CREDIT as usize);
+    assert_eq!(
+        world.kv[0].len(),
+        10 + CREDIT as usize - 1,
+        "the last granted token is not computed"
+    );
     assert_eq!(world.outcome, None);
 }
 
@@ -996,15 +1001,17 @@ proptest! {
 #[test]
 fn a_reader_who_pauses_for_minutes_gets_the_rest() {
     let prompt = prompt(10);
-    let mut world = World::new(3, 3, &prompt, 100, None, false);
+    let tokens = CREDIT + 36;
+    let mut world = World::new(3, 3, &prompt, tokens, None, false);
     world.consume = false;
     world.run(MINUTE * 3);
-    assert_eq!((world.tokens.len(), &world.outcome), (64, &None), "nobody is stalled");
+    let ahead = (world.tokens.len(), &world.outcome);
+    assert_eq!(ahead, (CREDIT as usize, &None), "nobody is stalled");
     world.consume = true;
-    world.after(0, Event::Consumed(64));
+    world.after(0, Event::Consumed(CREDIT));
     world.run(MINUTE * 4);
     assert_eq!(world.outcome, Some(Ok(Finish::Length)));
-    assert_eq!(world.tokens, undisturbed(&prompt, 100, None));
+    assert_eq!(world.tokens, undisturbed(&prompt, tokens as usize, None));
 }
 
 /// A client of so many hops, of which these have accepted.
