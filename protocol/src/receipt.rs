@@ -93,6 +93,8 @@ pub struct Expected {
     pub host: PeerId,
     /// What it was asked to compute.
     pub span: Span,
+    /// It took the place of one that was lost, whose receipts others may have embedded.
+    pub replaced: bool,
 }
 
 /// What a client knows of an answer.
@@ -188,12 +190,22 @@ pub fn check(claim: &Claim<'_>, receipts: &[Vec<SignedBytes>]) -> Result<(), Bro
         known.own_flaw(said, above, hop == tail).map_err(|flaw| BrokenReceipts { hop, flaw })?;
     }
     for (hop, said) in all.iter().enumerate() {
-        let above = hop.checked_sub(1).map(|above| all[above].as_slice());
+        let above = hop.checked_sub(1).map(|above| Above {
+            said: all[above].as_slice(),
+            replaced: claim.hops[above].replaced,
+        });
         if let Some(from) = known.first_disagreement(said, above) {
             return Err(BrokenReceipts { hop, flaw: Flaw::Disagree { from } });
         }
     }
     Ok(())
+}
+
+/// What the hop before one has signed.
+struct Above<'a> {
+    said: &'a [Said],
+    /// Its place was another's before.
+    replaced: bool,
 }
 
 /// What a client knows without any receipt.
@@ -245,17 +257,19 @@ impl Known {
     }
 
     /// Where a hop and the one before it begin to say different things.
-    fn first_disagreement(&self, said: &[Said], above: Option<&[Said]>) -> Option<u32> {
-        let Some(above) = above else {
+    fn first_disagreement(&self, said: &[Said], above: Option<Above<'_>>) -> Option<u32> {
+        let Some(Above { said: above, replaced }) = above else {
             let differs = |receipt: &Receipt| {
                 self.went_in(receipt).is_some_and(|given| given != receipt.input)
             };
             return said.iter().find(|(said, _)| differs(said)).map(|(receipt, _)| receipt.from);
         };
         let differs = |((above, digest), (receipt, _)): &(&Said, &Said)| match receipt.upstream {
-            Some(embedded) => embedded != *digest,
-            // Signed at the end, each by itself, and perhaps not as far.
-            None => above.until == receipt.until && above.output != receipt.input,
+            Some(embedded) if embedded == *digest => false,
+            Some(_) if !replaced => true,
+            // A lost hop's is embedded, or it was signed at the end, each by itself, and perhaps
+            // not as far.
+            Some(_) | None => above.until == receipt.until && above.output != receipt.input,
         };
         let joint = above.iter().zip(said).find(differs).map(|(_, (receipt, _))| receipt.from);
         let short = end_of(above);

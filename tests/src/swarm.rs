@@ -67,6 +67,15 @@ impl Swarm {
         (hosts.map(Starting::ready), client.ready())
     }
 
+    /// The same for any number, with more arguments for the client.
+    #[must_use]
+    pub fn all_and_client(&mut self, spans: &[String], more: &[&str]) -> (Vec<Member>, Member) {
+        let begin = |span: &String| self.begin(&["--threads", "1", "--serve", span]);
+        let hosts: Vec<Starting> = spans.iter().map(begin).collect();
+        let client = self.begin(more);
+        (hosts.into_iter().map(Starting::ready).collect(), client.ready())
+    }
+
     fn begin(&mut self, more: &[&str]) -> Starting {
         let mut args = demo_args(self.root.path(), &self.models, self.members);
         self.members += 1;

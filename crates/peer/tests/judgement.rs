@@ -18,7 +18,7 @@ use taimatsu_peer::{
     Output, Peer, Privacy, RouteError,
 };
 use taimatsu_protocol::codec::BoundedVec;
-use taimatsu_protocol::control::{HopFailure, HopStats};
+use taimatsu_protocol::control::HopStats;
 use taimatsu_protocol::opening::{Prekey, Refusal};
 use taimatsu_protocol::receipt::{BrokenReceipts, Flaw};
 use taimatsu_protocol::signed::Verified;
@@ -100,6 +100,7 @@ fn opening(session: u8) -> OpeningSummary {
     OpeningSummary {
         id: 9,
         session: SessionId::from_bytes([session; 16]),
+        hop: 0,
         model: model(0),
         span: span("0-9"),
         numerics: Numerics::Echo,
@@ -616,13 +617,13 @@ fn an_answer_leaves_its_mark_and_a_restart_keeps_it() {
     let well = AnswerEnd::Well { receipts: Some(Ok(())) };
     let kept = bench.put(answered(&[2, 3], well));
     assert_eq!(kept.len(), 4, "each in time, each receipted");
-    let failure = Failure::HopFailed { hop: 0, failure: HopFailure::NeighbourLost { lane: 0 } };
+    let failure = Failure::HopLost { hop: 1 };
     let mut kept: BTreeMap<PeerId, Output> = BTreeMap::new();
     for output in bench.put(answered(&[2, 3], AnswerEnd::Failed(failure))) {
         let Output::Remember { peer, .. } = &output else { panic!("{output:?}") };
         kept.insert(*peer, output);
     }
-    assert_eq!(kept.keys().collect::<Vec<_>>(), [&peer_id(3)], "whoever was complained of");
+    assert_eq!(kept.keys().collect::<Vec<_>>(), [&peer_id(3)], "whoever was lost");
     let before = bench.peer.reputation().standing(&peer_id(3), &model(0)).cloned();
     let mut restarted = Bench::new();
     for output in kept.into_values() {

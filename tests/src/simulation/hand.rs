@@ -53,6 +53,7 @@ impl World {
             Action::Drain { node, patience } => {
                 if self.nodes[node].up {
                     self.tell(node, Input::Drain);
+                    self.warn_hops(node);
                     self.after(patience, Event::Act(Action::DrainEnds(node)));
                 }
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use taimatsu_executor::KvId;
 use taimatsu_peer::Input;
 use taimatsu_peer::session::policy::DIAL;
-use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput};
+use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput, LaneTerms};
 use taimatsu_protocol::control::{ToClient, ToHop, Violation};
 use taimatsu_protocol::signed::Verified;
 use taimatsu_protocol::{Moment, SessionId};
@@ -17,6 +17,9 @@ use super::streams::{Frame, Kind, LaneFrame, LinkHello, StreamId, lane_end};
 use super::worker::{Command, Order};
 use super::world::{NodeId, World};
 
+/// As the node's: neighbours that wait for the client's word of them.
+const EARLY_NEIGHBOURS: usize = 4;
+
 /// A session on a host.
 #[derive(Debug)]
 pub(crate) struct HopTask {
@@ -26,6 +29,8 @@ pub(crate) struct HopTask {
     kv: KvId,
     lane_in: LaneEnd,
     lane_out: LaneEnd,
+    /// Neighbours of whom the client has not told yet: their streams, who they are, what they said.
+    early: VecDeque<(StreamId, NodeId, LinkHello)>,
     over: bool,
     armed: Option<Moment>,
 }
@@ -53,21 +58,20 @@ impl HopTask {
         (worker, kv): (usize, KvId),
         [previous, next]: [Option<NodeId>; 2],
     ) -> Self {
-        let lane = |number, peer, generation| LaneEnd {
-            number,
+        let lane = |lane: Option<LaneTerms>, peer| LaneEnd {
+            number: lane.map_or(u8::MAX, |lane| lane.number),
             peer,
-            generation,
+            generation: lane.map_or(0, |lane| lane.generation),
             relayed: false,
             dialing: None,
             stream: None,
             through_client: false,
             to_client: VecDeque::new(),
         };
-        let (inward, outward) = config.generations;
-        let before = (config.hop + config.hops - 1) % config.hops;
         Self {
-            lane_in: lane(before, previous, inward),
-            lane_out: lane(config.hop, next, outward),
+            lane_in: lane(config.lanes.map(|lanes| lanes.inward), previous),
+            lane_out: lane(config.lanes.map(|lanes| lanes.out), next),
+            early: VecDeque::new(),
             machine: Hop::new(now, config),
             control,
             worker,
@@ -123,6 +127,14 @@ impl World {
     pub(crate) fn executed(&mut self, node: NodeId, session: SessionId, kv: KvId, input: HopInput) {
         if self.nodes[node].hops.get(&session).is_some_and(|task| task.kv == kv) {
             self.hop_input(node, session, input);
+        }
+    }
+
+    /// The node's sessions are told that it takes nobody new.
+    pub(crate) fn warn_hops(&mut self, node: NodeId) {
+        let sessions: Vec<_> = self.nodes[node].hops.keys().copied().collect();
+        for session in sessions {
+            self.hop_input(node, session, HopInput::Leaving);
         }
     }
 
@@ -189,7 +201,22 @@ impl World {
             }
             HopOutput::Expect { generation, relayed } => {
                 let old = task.lane_in.renew(generation, relayed);
+                let early = std::mem::take(&mut task.early);
                 self.close_all(old, 1);
+                for (stream, from, hello) in early {
+                    if self.is_neighbour(node, from, stream, hello)
+                        && let Some(task) = self.nodes[node].hops.get_mut(&session)
+                    {
+                        task.machine.handle(self.now, HopInput::LaneUp(End::In, generation));
+                    }
+                }
+            }
+            HopOutput::Neighbour { end, lane } => {
+                let peer = self.node_of(&lane.peer);
+                if let Some(task) = self.nodes[node].hops.get_mut(&session) {
+                    let end = task.lane(end);
+                    (end.number, end.peer) = (lane.lane, peer);
+                }
             }
             HopOutput::ToClient(message) => self.tell_client(node, session, message, None),
             HopOutput::Down { mark, message, tensor } => {
@@ -218,6 +245,9 @@ impl World {
         self.close(task.control, 1);
         self.close_all([task.lane_out.dialing, task.lane_out.stream], 0);
         self.close_all([task.lane_in.dialing, task.lane_in.stream], 1);
+        for (stream, ..) in task.early {
+            self.close(stream, 1);
+        }
         self.tell(node, Input::SessionEnded { session });
     }
 
@@ -264,18 +294,41 @@ impl World {
         stream: StreamId,
         hello: LinkHello,
     ) {
+        if self.is_neighbour(node, from, stream, hello) {
+            let LinkHello { session, generation, .. } = hello;
+            self.hop_input(node, session, HopInput::LaneUp(End::In, generation));
+        }
+    }
+
+    /// Whether the lane stands now.
+    fn is_neighbour(
+        &mut self,
+        node: NodeId,
+        from: NodeId,
+        stream: StreamId,
+        hello: LinkHello,
+    ) -> bool {
         let LinkHello { session, lane, generation } = hello;
-        let Some(task) = self.nodes[node].hops.get_mut(&session) else { return };
+        let Some(task) = self.nodes[node].hops.get_mut(&session) else { return false };
+        if generation > task.lane_in.generation {
+            task.early.push_back((stream, from, hello));
+            if task.early.len() > EARLY_NEIGHBOURS
+                && let Some((stream, ..)) = task.early.pop_front()
+            {
+                self.close(stream, 1);
+            }
+            return false;
+        }
         let end = &mut task.lane_in;
         let stands = end.stream.is_some() || end.relayed;
         let good = !stands && end.peer == Some(from) && end.number == lane;
         if !good || end.generation != generation {
             self.send(stream, 1, Frame::Lane(LaneFrame::Reply(false)));
-            return self.close(stream, 1);
+            self.close(stream, 1);
+            return false;
         }
         end.stream = Some(stream);
-        self.send(stream, 1, Frame::Lane(LaneFrame::Reply(true)));
-        self.hop_input(node, session, HopInput::LaneUp(End::In, generation));
+        self.send(stream, 1, Frame::Lane(LaneFrame::Reply(true)))
     }
 
     /// Something has come on a link stream.
