@@ -351,6 +351,7 @@ mod tests {
             let hops = keys.iter().zip(spans).map(|(key, span)| Expected {
                 host: PeerId::from_public_key(key.verifying_key().to_bytes()),
                 span: Span::parse_inclusive(span, 30).unwrap(),
+                replaced: false,
             });
             let hops = hops.collect();
             Self { keys, hops, prompt: (0..prompt).collect(), answer: (0..answer).collect() }
@@ -453,6 +454,28 @@ mod tests {
             }
         });
         assert_eq!(prompt, (0, Flaw::Input { from: 0 }));
+    }
+
+    #[test]
+    fn a_lost_hosts_receipts_may_be_embedded_and_its_heir_audits_it() {
+        let mut made = Answer::of(40, 60);
+        let lost = Digest::of(b"a receipt of the lost host");
+        let receipts = made.receipts(|hop, from, receipt| {
+            if hop == 2 && from == 32 {
+                receipt.upstream = Some(lost);
+            }
+        });
+        let broken = check(&made.claim(), &receipts).unwrap_err();
+        assert_eq!((broken.hop, broken.flaw), (2, Flaw::Disagree { from: 32 }));
+        made.hops[1].replaced = true;
+        assert_eq!(check(&made.claim(), &receipts), Ok(()));
+        // What the lost one gave is not what comes out of these blocks.
+        let lied = made.flaw(|hop, from, receipt| {
+            if hop == 2 && from == 32 {
+                (receipt.upstream, receipt.input) = (Some(lost), lost);
+            }
+        });
+        assert_eq!(lied, (2, Flaw::Disagree { from: 32 }));
     }
 
     #[test]

@@ -47,10 +47,15 @@ impl Origin {
         }
     }
 
-    /// Lanes that stood, and are lost though both their ends are there.
+    /// Lanes that stood, and are lost: made anew where both their ends are heard of since, else
+    /// the end that is not is lost.
     pub(super) fn renew_failed(&mut self, now: Moment) {
-        let due = |lane: &u8| self.failed_at(*lane).is_some_and(|at| now >= at + HEARSAY);
+        let due = |lane: &u8| self.hearsay_of(*lane).is_some_and(|(at, _)| now >= at);
         let Some(lane) = self.ring.iter().copied().find(due) else { return };
+        if let Some((_, Some(silent))) = self.hearsay_of(lane) {
+            let failure = Failure::HopLost { hop: self.place(silent) };
+            return self.lose(now, silent, failure);
+        }
         let relayed = self.hops[usize::from(lane)].lane.relayed;
         let place = self.place(lane);
         self.mend(now, Failure::Unlinkable { lane: place });
@@ -59,13 +64,21 @@ impl Origin {
 
     /// When the gathering of news of a lost lane is over.
     pub(super) fn hearsay_at(&self) -> Option<Moment> {
-        self.ring.iter().filter_map(|lane| self.failed_at(*lane)).min().map(|at| at + HEARSAY)
+        self.ring.iter().filter_map(|lane| self.hearsay_of(*lane)).map(|(at, _)| at).min()
     }
 
-    fn failed_at(&self, lane: u8) -> Option<Moment> {
+    /// When the gathering of news of this lane is over, and an end of it that was not heard of
+    /// since. One that is there speaks within a heartbeat.
+    fn hearsay_of(&self, lane: u8) -> Option<(Moment, Option<u8>)> {
         let view = &self.hops[usize::from(lane)];
-        let both = view.is_here() && self.hops[usize::from(view.lane.to)].is_here();
-        view.lane.failed_at.filter(|_| both)
+        let target = &self.hops[usize::from(view.lane.to)];
+        let at = view.lane.failed_at.filter(|_| view.is_here() && target.is_here())?;
+        let silent = match (target.heard_at < at, view.heard_at < at) {
+            (true, _) => Some(view.lane.to),
+            (false, true) => Some(lane),
+            (false, false) => return Some((at + HEARSAY, None)),
+        };
+        Some((at + HEARSAY * 3, silent))
     }
 
     /// The first lane that is not made in time, of those whose ends are both there.
