@@ -292,6 +292,15 @@ impl World {
         let seen = Observed::of(model, &hops, stats, run.pace.lap());
         let hosts = hops.iter().map(|hop| hop.peer).collect();
         let receipts = run.receipts(model, &this.question.prompt);
+        let needed = this.question.prompt.len() + this.tokens.len() - 1 + run.machine.late().len();
+        let computed = |stats: &HopStats| stats.prefill_positions + stats.decode_steps;
+        // Nothing is computed twice: not by who stayed, and not by who came.
+        let twice = stats.iter().position(|stats| computed(stats) as usize > needed);
+        if let Some(hop) = twice {
+            let (all, losses) = (computed(&stats[hop]), this.losses);
+            let said = format!("hop {hop} has computed {all} positions of {needed}, {losses} lost");
+            return self.fail(|| said);
+        }
         if let Some(Err(broken)) = &receipts {
             let broken = broken.clone();
             self.fail(|| format!("the receipts of ask {ask} do not hold: {broken}"));

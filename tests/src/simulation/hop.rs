@@ -27,6 +27,7 @@ pub(crate) struct HopTask {
     control: StreamId,
     worker: usize,
     kv: KvId,
+    prompt_len: u32,
     lane_in: LaneEnd,
     lane_out: LaneEnd,
     /// Neighbours of whom the client has not told yet: their streams, who they are, what they said.
@@ -72,6 +73,7 @@ impl HopTask {
             lane_in: lane(config.lanes.map(|lanes| lanes.inward), previous),
             lane_out: lane(config.lanes.map(|lanes| lanes.out), next),
             early: VecDeque::new(),
+            prompt_len: config.prompt_len,
             machine: Hop::new(now, config),
             control,
             worker,
@@ -218,7 +220,16 @@ impl World {
                     (end.number, end.peer) = (lane.lane, peer);
                 }
             }
-            HopOutput::ToClient(message) => self.tell_client(node, session, message, None),
+            HopOutput::ToClient(message) => {
+                if let ToClient::Verdict { index, .. } = message {
+                    let (worker, kv, prompt) = (task.worker, task.kv, task.prompt_len);
+                    let have = this.workers[worker].kv_len(kv);
+                    if have < prompt + index {
+                        self.fail(|| format!("n{node} releases {index}, and has {have} positions"));
+                    }
+                }
+                self.tell_client(node, session, message, None);
+            }
             HopOutput::Down { mark, message, tensor } => {
                 let frame = LaneFrame::Down { mark, message, tensor };
                 self.send_lane(node, session, End::Out, frame);

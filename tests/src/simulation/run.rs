@@ -31,7 +31,7 @@ const COOLS_MOST: Duration = Duration::from_secs(8);
 pub(crate) struct Run {
     pub(crate) machine: Origin,
     pub(crate) pace: Pace,
-    session: SessionId,
+    pub(crate) session: SessionId,
     numerics: Numerics,
     /// Every id that was made.
     answer: Vec<u32>,
@@ -244,6 +244,17 @@ impl World {
         }
     }
 
+    /// All lanes stand, for the first time or again.
+    fn opened(&mut self, ask: AskId) {
+        let Some(run) = self.asks[ask].run.as_ref() else { return };
+        let hops = run.hops(run.machine.ring());
+        let hosts: Vec<NodeId> = hops.iter().filter_map(|hop| self.node_of(&hop.peer)).collect();
+        self.trace.say(self.now, || format!("ask {ask} is open, by {hosts:?}"));
+        if self.asks[ask].chains.last() != Some(&hosts) {
+            self.asks[ask].chains.push(hosts);
+        }
+    }
+
     fn lost(&mut self, ask: AskId, failure: Failure, ring: &[u8]) {
         let now = self.now;
         let (node, model) = (self.asks[ask].question.node, self.asks[ask].question.model);
@@ -378,7 +389,7 @@ impl World {
                 OriginOutput::Seek { seek, places } => self.look_for_others(ask, seek, places),
                 OriginOutput::Lost { failure, ring } => self.lost(ask, failure, &ring),
                 OriginOutput::Drop { hop } => self.let_go(ask, hop),
-                OriginOutput::Open => self.trace.say(now, || format!("ask {ask} is open")),
+                OriginOutput::Open => self.opened(ask),
                 OriginOutput::Token(token) => {
                     run.pace.token(now);
                     run.answer.push(token.id);

@@ -271,7 +271,8 @@ impl World {
         }
     }
 
-    fn launch(&mut self, id: StreamId, to: usize, frame: Frame) {
+    /// Sends a frame towards an end.
+    pub(crate) fn launch(&mut self, id: StreamId, to: usize, frame: Frame) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let delay = self.links.delay(&mut self.luck, stream.ends[1 - to], stream.ends[to]);
         let at = (self.now + delay).max(stream.last[to]);

@@ -61,17 +61,22 @@ impl Book {
         }
     }
 
-    /// `count` positions were computed.
-    pub(super) fn gave(&mut self, output: &Executed, count: u32, width: usize) {
+    /// `count` positions were computed. Of the first so many, `told` gives the leaves of what a tail
+    /// in a lost one's place was told that stands behind them.
+    pub(super) fn gave(
+        &mut self,
+        output: &Executed,
+        count: u32,
+        width: usize,
+        told: impl Fn(u32) -> Vec<Digest>,
+    ) {
         match output {
             Executed::Hidden(rows) => self.outputs.extend(rows.chunks(width).map(leaf)),
             Executed::Sampled(token) => {
-                self.outputs.extend((1..count).map(|_| no_leaf()));
+                self.outputs.extend(told(count - 1));
                 self.outputs.push_back(id_leaf(token.id));
             }
-            Executed::Scored(_) | Executed::Nothing => {
-                self.outputs.extend((0..count).map(|_| no_leaf()));
-            }
+            Executed::Scored(_) | Executed::Nothing => self.outputs.extend(told(count)),
         }
     }
 
@@ -155,16 +160,18 @@ impl Hop {
     /// What came out of `count` positions from `start` on.
     pub(super) fn book_output(&mut self, output: &Executed, start: u32, count: u32) {
         let width = self.config.hidden as usize * 4;
-        let Some(book) = &mut self.book else { return };
-        let (Executed::Nothing, Some(tail)) = (output, &self.tail) else {
-            return book.gave(output, count, width);
+        let (tail, prompt_len) = (&self.tail, self.config.prompt_len);
+        let id_after = |position: u32| {
+            let index = (position + 1).checked_sub(prompt_len)?;
+            tail.as_ref()?.id_at(index)
         };
-        // Of what stands behind a position a tail in a lost one's place may have been told.
-        let told = (start..start + count).map(|position| {
-            let index = (position + 1).checked_sub(self.config.prompt_len)?;
-            tail.id_at(index)
-        });
-        book.outputs.extend(told.map(|id| id.map_or_else(no_leaf, id_leaf)));
+        let told = |count: u32| {
+            let ids = (start..start + count).map(id_after);
+            ids.map(|id| id.map_or_else(no_leaf, id_leaf)).collect()
+        };
+        if let Some(book) = &mut self.book {
+            book.gave(output, count, width, told);
+        }
     }
 
     /// The upstream hop's next receipt came, for positions before `until`.
