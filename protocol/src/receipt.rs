@@ -272,8 +272,11 @@ impl Known {
             Some(_) | None => above.until == receipt.until && above.output != receipt.input,
         };
         let joint = above.iter().zip(said).find(differs).map(|(_, (receipt, _))| receipt.from);
+        // Who took a lost one's place may not have come as far as that one, when the answer was
+        // whole.
         let short = end_of(above);
-        joint.or_else(|| (short < self.needed && short < end_of(said)).then_some(short))
+        let left_out = !replaced && short < self.needed && short < end_of(said);
+        joint.or_else(|| left_out.then_some(short))
     }
 
     /// What went into the leader, where the client knows it.
@@ -469,6 +472,9 @@ mod tests {
         assert_eq!((broken.hop, broken.flaw), (2, Flaw::Disagree { from: 32 }));
         made.hops[1].replaced = true;
         assert_eq!(check(&made.claim(), &receipts), Ok(()));
+        let mut short = receipts;
+        short[1].truncate(2);
+        assert_eq!(check(&made.claim(), &short), Ok(()), "it had not come further");
         // What the lost one gave is not what comes out of these blocks.
         let lied = made.flaw(|hop, from, receipt| {
             if hop == 2 && from == 32 {

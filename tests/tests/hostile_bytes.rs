@@ -513,9 +513,9 @@ fn ends() -> (Channel, Channel) {
     (end(Direction::Forth), end(Direction::Back))
 }
 
-fn lane() -> LaneOpening {
+fn lane(lane: u8) -> LaneOpening {
     let peer = PeerId::from_public_key([6; 32]);
-    LaneOpening { peer, secret: Secret::from_bytes([4; 32]), generation: 1 }
+    LaneOpening { lane, peer, secret: Secret::from_bytes([4; 32]), generation: 1, fresh: true }
 }
 
 fn opening() -> Opening {

@@ -327,6 +327,11 @@ impl Origin {
         }
         self.handed += tokens.len() as u32;
         (self.losses, self.progress_at) = (0, now);
+        if self.state == State::Opening {
+            // Word of the last lanes may be behind what came over them.
+            self.state = State::Running;
+            self.outputs.push_back(OriginOutput::Open);
+        }
         self.outputs.extend(tokens.into_iter().map(OriginOutput::Token));
         if end {
             self.close(now, Finish::End);

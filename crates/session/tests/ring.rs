@@ -1136,6 +1136,22 @@ fn without_anybody_an_answer_waits_as_long_as_it_may_and_ends_with_its_loss() {
 }
 
 #[test]
+fn a_loss_after_a_token_is_mended_though_not_all_lanes_were_reported() {
+    let mut origin = client(3, &[0, 1, 2]);
+    let token = Token { id: 7, logprob: None, top: BoundedVec::new() };
+    let tokens = BoundedVec::truncated([token]);
+    hears(&mut origin, 10, 2, ToClient::Verdict { index: 0, tokens, end: false });
+    origin.handle(at(20), OriginInput::Lost { hop: 1 });
+    assert!(matches!(outputs(&mut origin).last(), Some(OriginOutput::Seek { .. })));
+    // Before the first token nothing is lost.
+    let mut origin = client(3, &[0, 1, 2]);
+    origin.handle(at(20), OriginInput::Lost { hop: 1 });
+    let expected = Failure::HopLost { hop: 1 };
+    let ended = outputs(&mut origin).pop();
+    assert!(matches!(ended, Some(OriginOutput::Ended(Err(failure))) if failure == expected));
+}
+
+#[test]
 fn a_host_that_leaves_serves_until_somebody_takes_its_place() {
     let mut origin = open(2);
     let told = hears(&mut origin, 10, 1, ToClient::Leaving);

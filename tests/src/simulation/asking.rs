@@ -289,7 +289,7 @@ impl World {
         let hops = run.hops(run.machine.ring());
         let stats: Vec<HopStats> = run.machine.stats().collect();
         let (node, model) = (this.question.node, self.models[this.question.model].id);
-        let seen = Observed::of(model, &hops, stats, run.pace.lap());
+        let seen = Observed::of(model, &hops, stats.iter().copied(), run.pace.lap());
         let hosts = hops.iter().map(|hop| hop.peer).collect();
         let receipts = run.receipts(model, &this.question.prompt);
         let needed = this.question.prompt.len() + this.tokens.len() - 1 + run.machine.late().len();

@@ -159,8 +159,3 @@ fn all_done<'a>(asks: impl IntoIterator<Item = (usize, &'a Asking)>) -> Result<(
 fn asks(world: &World) -> impl Iterator<Item = (usize, &Asking)> {
     world.asks.iter().enumerate()
 }
-
-/// Chains must be whole where everybody is up: whose fault a failure is must be true.
-fn blames_the_dead(ask: &Asking, dead: NodeId) -> bool {
-    matches!(ask.outcome, Some(Outcome::Failed { host, .. }) if host == dead)
-}

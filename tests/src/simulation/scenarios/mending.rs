@@ -55,10 +55,13 @@ pub(super) const MENDS_LATE: Scenario = Scenario {
         let (model, client) = chain(world, nodes.min(8), 1);
         let spare = world.add_node();
         let other = world.add_node();
-        let first = long(world, client, model);
+        let mut first = long(world, client, model);
+        // Nobody is lost while the session is being opened: then the caller hears of it at once.
+        first.max_tokens = 200;
+        first.reader = Reader::Paced(world.luck.millis(30, 60));
         ask_at(world, seconds(6), first);
         let gone = world.luck.below(client as u64) as usize;
-        let (crash, back) = (world.luck.millis(6_000, 9_000), world.luck.between(12, 40));
+        let (crash, back) = (world.luck.millis(8_000, 9_500), world.luck.between(12, 45));
         let silent = world.luck.permille(500);
         world.act(crash, Action::Crash { node: gone, silent });
         let span = world.nodes[gone].workers[0].span;
