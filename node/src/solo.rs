@@ -34,7 +34,8 @@ impl SoloRun {
         let clock = Clock::start();
         let credit = task.max_tokens.min(CREDIT);
         let prompt_len = u32::try_from(task.prompt.len()).unwrap_or(u32::MAX);
-        let tail = Tail { task: task.tail_task(credit), prompt: task.prompt.clone(), answer: vec![] };
+        let tail =
+            Tail { task: task.tail_task(credit), prompt: task.prompt.clone(), answer: vec![] };
         let seat = worker.open(task.positions(), worker.span(), Some(tail)).await?;
         let config = HopConfig {
             hop: 0,

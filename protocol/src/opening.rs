@@ -466,10 +466,8 @@ mod tests {
         assert!(!good.is_consistent(MAX_NUMBERS));
         let span = Span::new(0..20, 30).unwrap();
         assert!(!Opening { span, ..good.clone() }.is_consistent(0));
-        let answer = |ids: usize| Opening {
-            answer: BoundedVec::truncated(vec![9; ids]),
-            ..good.clone()
-        };
+        let answer =
+            |ids: usize| Opening { answer: BoundedVec::truncated(vec![9; ids]), ..good.clone() };
         assert!(answer(62).is_consistent(0));
         assert!(!answer(63).is_consistent(0), "more than there are positions");
         assert!(!Opening { prompt_len: 4, ..good.clone() }.is_consistent(0));

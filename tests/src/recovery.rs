@@ -18,9 +18,10 @@ pub struct Arena {
     pub hosts: Vec<Member>,
     /// Who asks.
     pub client: Member,
-    /// The swarm.
-    pub swarm: Swarm,
+    swarm: Swarm,
     model: String,
+    /// Which span each host was started with.
+    spans: BTreeMap<String, String>,
 }
 
 /// What is asked.
@@ -71,7 +72,9 @@ impl Arena {
         let named: Vec<String> = spans.iter().map(|span| format!("{model}@{span}")).collect();
         let (hosts, client) = swarm.all_and_client(&named, client);
         client.wait_until_covered();
-        let arena = Self { hosts, client, swarm, model: model.to_owned() };
+        let told = hosts.iter().zip(spans);
+        let spans = told.map(|(host, span)| (host.peer.clone(), (*span).to_owned())).collect();
+        let arena = Self { hosts, client, swarm, model: model.to_owned(), spans };
         arena.wait_until_known();
         arena
     }
@@ -92,7 +95,27 @@ impl Arena {
     /// One more host.
     pub fn join(&mut self, span: &str) {
         let member = self.swarm.host(&format!("{}@{span}", self.model));
+        self.spans.insert(member.peer.clone(), span.to_owned());
         self.hosts.push(member);
+    }
+
+    /// The span that a host was started with.
+    ///
+    /// # Panics
+    /// It is none of this swarm.
+    #[must_use]
+    pub fn span_of(&self, peer: &str) -> String {
+        self.spans[peer].clone()
+    }
+
+    /// A host that was started with this span, and runs.
+    ///
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn peer_of(&self, span: &str) -> String {
+        let found = self.hosts.iter().find(|host| self.spans[&host.peer] == span);
+        found.expect("somebody hosts it").peer.clone()
     }
 
     /// The host of this id.
@@ -168,6 +191,108 @@ impl Arena {
     pub fn wait_until_free(&self) {
         for host in &self.hosts {
             until("a host without sessions", || (host.sessions() == 0).then_some(()));
+        }
+    }
+}
+
+/// What befalls a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// `kill -9`.
+    Kill,
+    /// SIGSTOP; it wakes up when the answer is there.
+    Stop,
+    /// SIGTERM: it leaves in good order.
+    Leave,
+    /// `kill -9`, and whoever would be next is full.
+    KillAndRefuse,
+}
+
+/// When.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// As soon as hosts are chosen.
+    Open,
+    /// The host has begun with the prompt.
+    FirstChunk,
+    /// The host is in the middle of the prompt.
+    MiddleChunk,
+    /// After the first token.
+    FirstToken,
+    /// In the middle of the answer.
+    MiddleToken,
+    /// Before the last token.
+    LastToken,
+}
+
+impl Fault {
+    /// All, in the order in which they are told.
+    pub const ALL: [Self; 4] = [Self::Kill, Self::Stop, Self::Leave, Self::KillAndRefuse];
+
+    /// As it is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Stop => "stop",
+            Self::Leave => "leave",
+            Self::KillAndRefuse => "kill_and_refuse",
+        }
+    }
+}
+
+impl When {
+    /// All, in order.
+    pub const ALL: [Self; 6] = [
+        Self::Open,
+        Self::FirstChunk,
+        Self::MiddleChunk,
+        Self::FirstToken,
+        Self::MiddleToken,
+        Self::LastToken,
+    ];
+
+    /// As it is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::FirstChunk => "first_chunk",
+            Self::MiddleChunk => "middle_chunk",
+            Self::FirstToken => "first_token",
+            Self::MiddleToken => "middle_token",
+            Self::LastToken => "last_token",
+        }
+    }
+}
+
+impl Arena {
+    /// Waits until the moment is there for a host of the answer.
+    pub fn wait(&self, answer: &mut Answer, ask: &Ask, when: When, peer: &str, before: u64) {
+        let tokens = ask.tokens as usize;
+        let computes = |positions: u64| {
+            let peer = [peer.to_owned()];
+            until("a host that computes", || {
+                let now = self.computed(&peer)[&peer[0]];
+                (now >= before + positions).then_some(())
+            });
+        };
+        match when {
+            When::Open => {}
+            When::FirstChunk => computes(1),
+            When::MiddleChunk => computes(ask.prompt.len() as u64 / 2),
+            When::FirstToken => answer.until(1),
+            When::MiddleToken => answer.until(tokens / 2),
+            When::LastToken => answer.until(tokens - 1),
+        }
+    }
+
+    /// Strikes a host.
+    pub fn strike(&mut self, fault: Fault, peer: &str) {
+        match fault {
+            Fault::Kill | Fault::KillAndRefuse => self.kill(peer),
+            Fault::Stop => self.host(peer).signal("STOP"),
+            Fault::Leave => self.host(peer).signal("TERM"),
         }
     }
 }

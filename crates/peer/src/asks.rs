@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use taimatsu_protocol::{ModelId, Moment, PeerId};
-use taimatsu_routing::{
-    Chain, Hop, HostTable, Outlook, Part, PlanError, Request, plan, plan_part,
-};
+use taimatsu_routing::{Chain, Hop, HostTable, Outlook, Part, PlanError, Request, plan, plan_part};
 
 use crate::io::{Ask, Output, Privacy, RouteError};
 use crate::policy::{ASK_PATIENCE, LOOKUP_FRESH, LOOKUP_LOST, MAX_LOOKUPS, MAX_WAITING};

@@ -754,7 +754,9 @@ struct Ledger {
 impl Ledger {
     fn note(&mut self, output: &Output) {
         match output {
-            Output::Routed { id, .. } | Output::Mended { id, .. } | Output::Unroutable { id, .. } => {
+            Output::Routed { id, .. }
+            | Output::Mended { id, .. }
+            | Output::Unroutable { id, .. } => {
                 *self.asked.get_mut(id).expect("an answer to nothing") += 1;
             }
             Output::Admit { id, .. } | Output::Refuse { id, .. } => {

@@ -110,9 +110,8 @@ pub fn plan_part(
     outlook: &Outlook,
     now: Moment,
 ) -> Result<Vec<Hop>, PlanError> {
-    let may = |host: &Announcement| {
-        host.numerics == part.numerics && !part.without.contains(&host.host)
-    };
+    let may =
+        |host: &Announcement| host.numerics == part.numerics && !part.without.contains(&host.host);
     let hosts = hosts(table, request, outlook, may);
     let missing = missing_of(hosts.iter().map(|host| host.span), part.blocks.clone());
     if !missing.is_empty() || part.blocks.is_empty() {
@@ -227,12 +226,7 @@ fn choose(found: Vec<(u64, Way)>) -> Option<Way> {
         .map(|(_, way)| way)
 }
 
-fn hops(
-    candidates: &[Candidate<'_>],
-    way: &Found,
-    part: &Range<u32>,
-    blocks: u32,
-) -> Vec<Hop> {
+fn hops(candidates: &[Candidate<'_>], way: &Found, part: &Range<u32>, blocks: u32) -> Vec<Hop> {
     let mut entry = part.start;
     let mut hops = Vec::with_capacity(way.path.len());
     for index in &way.path {

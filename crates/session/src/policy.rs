@@ -42,8 +42,7 @@ pub const NEWCOMER: Duration = Duration::from_secs(4);
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// After so long it is looked again for somebody to take a place, at first and at most.
-pub const SEEK_AGAIN: (Duration, Duration) =
-    (Duration::from_millis(250), Duration::from_secs(2));
+pub const SEEK_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// Losses without a token between them: more are no chance, and every one costs a rebuild.
 pub const LOSSES: u32 = 16;

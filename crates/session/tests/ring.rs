@@ -21,7 +21,8 @@ use taimatsu_protocol::signed::{SignedBytes, Verified};
 use taimatsu_protocol::{Digest, ModelId, Moment, Numerics, PeerId, SessionId, Span};
 use taimatsu_session::{
     End, Executed, Failure, Finish, Hop, HopConfig, HopInput, HopOutput, Job, JobInput, LaneEnd,
-    LaneTerms, Lanes, Origin, OriginConfig, OriginInput, OriginOutput, ReceiptTerms, TailConfig, Want,
+    LaneTerms, Lanes, Origin, OriginConfig, OriginInput, OriginOutput, ReceiptTerms, TailConfig,
+    Want,
 };
 
 const HIDDEN: u32 = 1;
@@ -458,8 +459,7 @@ impl World {
     /// Whether the receipts of an answer that ended well hold together.
     fn check_receipts(&self, prompt: &[u32]) -> Result<(), BrokenReceipts> {
         let hops = self.hops.len() as u8;
-        let expected =
-            |hop| Expected { host: host(hop), span: span(hop, hops), replaced: false };
+        let expected = |hop| Expected { host: host(hop), span: span(hop, hops), replaced: false };
         let expected: Vec<Expected> = (0..hops).map(expected).collect();
         let claim = Claim {
             session: SESSION,
@@ -1056,10 +1056,14 @@ fn a_lost_place_is_sought_taken_and_its_neighbours_are_told() {
     let mut origin = open(3);
     origin.handle(at(10), OriginInput::Lost { hop: 1 });
     let told = outputs(&mut origin);
-    let lost = |o: &OriginOutput| matches!(o, OriginOutput::Lost { failure: Failure::HopLost { hop: 1 }, .. });
+    let lost = |o: &OriginOutput| {
+        matches!(o, OriginOutput::Lost { failure: Failure::HopLost { hop: 1 }, .. })
+    };
     assert!(told.iter().any(lost), "{told:?}");
     assert!(told.iter().any(|o| matches!(o, OriginOutput::Drop { hop: 1 })));
-    assert!(matches!(told.last(), Some(OriginOutput::Seek { seek: 1, places }) if *places == (1..2)));
+    assert!(
+        matches!(told.last(), Some(OriginOutput::Seek { seek: 1, places }) if *places == (1..2))
+    );
     // Two take its place.
     origin.handle(at(20), OriginInput::Found { seek: 1, hops: 2 });
     assert_eq!(origin.ring(), [0, 3, 4, 2]);

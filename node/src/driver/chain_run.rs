@@ -9,9 +9,7 @@ use taimatsu_network::{FrameReader, Network};
 use taimatsu_peer::Blame;
 use taimatsu_peer::pace::Pace;
 use taimatsu_peer::routing::{Chain, Hop};
-use taimatsu_peer::session::{
-    LaneEnd, Newcomer, Origin, OriginConfig, OriginInput, OriginOutput,
-};
+use taimatsu_peer::session::{LaneEnd, Newcomer, Origin, OriginConfig, OriginInput, OriginOutput};
 use taimatsu_protocol::codec::BoundedVec;
 use taimatsu_protocol::control::{HopStats, ToClient, ToHop};
 use taimatsu_protocol::opening::{LaneOpening, Opening, Refusal, TailOpening};

@@ -267,7 +267,10 @@ impl World {
             let pause = Duration::from_millis((*retry_ms).into()).min(COOLS_MOST);
             run.cools(now, hosts[blame.hop], Some(pause / 2));
         }
-        let said = format!("ask {ask} goes on without {}: {failure}", name(&self.names, &hosts[blame.hop]));
+        let said = format!(
+            "ask {ask} goes on without {}: {failure}",
+            name(&self.names, &hosts[blame.hop])
+        );
         self.trace.say(now, || said);
         let end = AnswerEnd::Failed(failure);
         self.tell(node, Input::Answered(AnswerReport { model, hosts, end }));

@@ -77,10 +77,8 @@ impl HopConfig {
             TailTask::Score { .. } => TailConfig::Score,
         });
         let both = opening.inward.as_ref().zip(opening.out.as_ref());
-        let lanes = both.map(|(inward, out)| Lanes {
-            inward: LaneTerms::of(inward),
-            out: LaneTerms::of(out),
-        });
+        let lanes = both
+            .map(|(inward, out)| Lanes { inward: LaneTerms::of(inward), out: LaneTerms::of(out) });
         let upstream = opening.inward.as_ref().filter(|_| !opening.span.embed);
         let upstream = upstream.map(|lane| lane.peer);
         let prompt = std::mem::take(&mut opening.prompt).into_vec();

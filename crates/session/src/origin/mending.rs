@@ -57,9 +57,7 @@ impl Extent {
             Failure::HopFailed { hop: 0, failure: HopFailure::NonFinite { .. } } => Self::All,
             Failure::HopFailed {
                 failure:
-                    HopFailure::NonFinite { .. }
-                    | HopFailure::BadFrame(_)
-                    | HopFailure::Disputed { .. },
+                    HopFailure::NonFinite { .. } | HopFailure::BadFrame(_) | HopFailure::Disputed { .. },
                 ..
             } => Self::Two,
             _ => Self::One,

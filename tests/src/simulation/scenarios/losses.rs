@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    BOUND, Scenario, all_done, ask_at, asks, hosts, model, question, seconds, spans,
-};
+use super::{BOUND, Scenario, all_done, ask_at, asks, hosts, model, question, seconds, spans};
 use crate::simulation::asking::Outcome;
 use crate::simulation::events::Action;
 use crate::simulation::world::{NodeId, World};
