@@ -68,9 +68,22 @@ impl Arena {
         spans: &[&str],
         client: &[&str],
     ) -> Self {
+        Self::stand_as(program, models, model, spans, &[], client)
+    }
+
+    /// The same with more arguments for the hosts, too.
+    #[must_use]
+    pub fn stand_as(
+        program: &str,
+        models: &Path,
+        model: &str,
+        spans: &[&str],
+        host: &[&str],
+        client: &[&str],
+    ) -> Self {
         let mut swarm = Swarm::start(program, models);
         let named: Vec<String> = spans.iter().map(|span| format!("{model}@{span}")).collect();
-        let (hosts, client) = swarm.all_and_client(&named, client);
+        let (hosts, client) = swarm.all_and_client(&named, host, client);
         client.wait_until_covered();
         let told = hosts.iter().zip(spans);
         let spans = told.map(|(host, span)| (host.peer.clone(), (*span).to_owned())).collect();
@@ -325,6 +338,11 @@ impl Answer {
             }
         }
         true
+    }
+
+    /// Forgets how long tokens took so far.
+    pub const fn restart_gap(&mut self) {
+        self.gap = Duration::ZERO;
     }
 
     /// Reads on until there are so many tokens, or the end.

@@ -67,12 +67,18 @@ impl Swarm {
         (hosts.map(Starting::ready), client.ready())
     }
 
-    /// The same for any number, with more arguments for the client.
+    /// The same for any number, with more arguments.
     #[must_use]
-    pub fn all_and_client(&mut self, spans: &[String], more: &[&str]) -> (Vec<Member>, Member) {
-        let begin = |span: &String| self.begin(&["--threads", "1", "--serve", span]);
+    pub fn all_and_client(
+        &mut self,
+        spans: &[String],
+        host: &[&str],
+        client: &[&str],
+    ) -> (Vec<Member>, Member) {
+        let begin =
+            |span: &String| self.begin(&[&["--threads", "1", "--serve", span][..], host].concat());
         let hosts: Vec<Starting> = spans.iter().map(begin).collect();
-        let client = self.begin(more);
+        let client = self.begin(client);
         (hosts.into_iter().map(Starting::ready).collect(), client.ready())
     }
 

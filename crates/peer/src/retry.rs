@@ -46,7 +46,7 @@ impl Attempts {
     /// An attempt on these hops has failed; none where there are none.
     pub fn failed(&mut self, hops: &[Hop], failure: &Failure) -> Option<Fault> {
         let blame = Blame::of(failure, hops.len());
-        let hop = *hops.get(blame.hop).or(hops.last())?;
+        let hop = *hops.get(blame.hop).or_else(|| hops.last())?;
         self.failed.insert(hop.peer);
         self.made += 1;
         Some(Fault { hop, again: self.made < ATTEMPTS && blame.again })

@@ -97,7 +97,8 @@ impl World {
                 && stream.ends[0] == from
                 && stream.open == [true; 2]
         };
-        let found = self.streams.iter().filter(|(_, stream)| it(stream)).map(|(id, _)| *id).last();
+        let found =
+            self.streams.iter().filter(|(_, stream)| it(stream)).map(|(id, _)| *id).next_back();
         if let Some(id) = found {
             self.launch(id, 0, Frame::Fin);
             self.launch(id, 1, Frame::Fin);

@@ -5,19 +5,16 @@ use std::time::Duration;
 
 use taimatsu_peer::pace::Pace;
 use taimatsu_peer::routing::{Chain, Hop, Part};
-use taimatsu_peer::session::{
-    Failure, Finish, LaneEnd, Newcomer, Origin, OriginConfig, OriginInput, OriginOutput,
-};
+use taimatsu_peer::session::{Failure, Finish, Origin, OriginConfig, OriginInput, OriginOutput};
 use taimatsu_peer::{AnswerEnd, AnswerReport, Blame, Input};
-use taimatsu_protocol::codec::BoundedVec;
 use taimatsu_protocol::control::{ToHop, Token};
-use taimatsu_protocol::opening::{LaneOpening, Opening, PrekeyId, Refusal, TailOpening, TailTask};
+use taimatsu_protocol::opening::{Opening, Refusal};
 use taimatsu_protocol::receipt::{self, BrokenReceipts, Claim, Expected};
 use taimatsu_protocol::sealed::Secret;
-use taimatsu_protocol::{Announcement, ModelId, Moment, Numerics, PeerId, Sampling, SessionId};
+use taimatsu_protocol::{Announcement, ModelId, Moment, Numerics, PeerId, SessionId};
 
 use super::events::{Timer, name};
-use super::streams::{Frame, Hello, Kind, StreamId};
+use super::streams::{Frame, Hello, StreamId};
 use super::world::{AskId, NodeId, World};
 
 /// As the node's: a lost host is asked again after this.
@@ -32,14 +29,14 @@ pub(crate) struct Run {
     pub(crate) machine: Origin,
     pub(crate) pace: Pace,
     pub(crate) session: SessionId,
-    numerics: Numerics,
+    pub(super) numerics: Numerics,
     /// Every id that was made.
-    answer: Vec<u32>,
+    pub(super) answer: Vec<u32>,
     /// By number.
-    lines: Vec<Line>,
+    pub(super) lines: Vec<Line>,
     /// Found, and without a number yet.
-    found: VecDeque<Hop>,
-    secrets: BTreeMap<(u8, u32), Secret>,
+    pub(super) found: VecDeque<Hop>,
+    pub(super) secrets: BTreeMap<(u8, u32), Secret>,
     /// Hosts that were lost, until when they are not asked, and how long that was.
     cooling: BTreeMap<PeerId, (Moment, Duration)>,
     made: VecDeque<Made>,
@@ -49,15 +46,15 @@ pub(crate) struct Run {
 
 /// One hop's control stream.
 #[derive(Debug)]
-struct Line {
-    hop: Hop,
-    node: NodeId,
-    stream: StreamId,
-    opening: Option<Opening>,
-    stands: bool,
-    dropped: bool,
+pub(super) struct Line {
+    pub(super) hop: Hop,
+    pub(super) node: NodeId,
+    pub(super) stream: StreamId,
+    pub(super) opening: Option<Opening>,
+    pub(super) stands: bool,
+    pub(super) dropped: bool,
     /// Its opening was sealed to a prekey that is gone, and was sent again.
-    again: bool,
+    pub(super) again: bool,
 }
 
 #[derive(Debug)]
@@ -132,87 +129,6 @@ impl World {
             armed: None,
         });
         self.perform_run(ask);
-    }
-
-    fn newcomer(&mut self, ask: AskId, newcomer: &Newcomer) {
-        let Some(run) = self.asks[ask].run.as_mut() else { return };
-        let session = run.session;
-        let new: Vec<Hop> = run.found.drain(..).collect();
-        for hop in new {
-            let node = self.node_of(&hop.peer).expect("only nodes of this world announce");
-            if let Some(run) = self.asks[ask].run.as_mut() {
-                let (stream, opening) = (StreamId::MAX, None);
-                let (stands, dropped, again) = (false, false, false);
-                run.lines.push(Line { hop, node, stream, opening, stands, dropped, again });
-            }
-        }
-        let opening = self.opening(ask, newcomer);
-        let Some(run) = self.asks[ask].run.as_mut() else { return };
-        let line = &mut run.lines[usize::from(newcomer.hop)];
-        line.opening = Some(opening.clone());
-        let to = (line.node, line.hop.prekey.id);
-        let stream = self.knock(ask, session, newcomer.hop, to, opening);
-        if let Some(run) = self.asks[ask].run.as_mut() {
-            run.lines[usize::from(newcomer.hop)].stream = stream;
-        }
-    }
-
-    fn knock(
-        &mut self,
-        ask: AskId,
-        session: SessionId,
-        hop: u8,
-        (node, prekey): (NodeId, PrekeyId),
-        opening: Opening,
-    ) -> StreamId {
-        let hello = Hello { session, hop, prekey, opening };
-        self.asks[ask].sent.push((node, hello.clone()));
-        let from = self.asks[ask].question.node;
-        let kind = Kind::Control { ask, session, hop };
-        self.dial(kind, [from, node], Frame::Hello(Box::new(hello)))
-    }
-
-    fn lane(&mut self, ask: AskId, end: LaneEnd) -> LaneOpening {
-        let LaneEnd { lane, other, generation, fresh } = end;
-        let new = Secret::from_bytes(self.luck.bytes());
-        let run = self.asks[ask].run.as_mut().expect("it is under way");
-        let secret = run.secrets.entry((lane, generation)).or_insert(new).clone();
-        let peer = run.lines[usize::from(other)].hop.peer;
-        LaneOpening { lane, peer, secret, generation, fresh }
-    }
-
-    fn opening(&mut self, ask: AskId, newcomer: &Newcomer) -> Opening {
-        let out = newcomer.out.map(|end| self.lane(ask, end));
-        let inward = newcomer.inward.map(|end| self.lane(ask, end));
-        let run = self.asks[ask].run.as_ref().expect("it is under way");
-        let question = &self.asks[ask].question;
-        let span = run.lines[usize::from(newcomer.hop)].hop.span;
-        let prompt = |here: bool| {
-            BoundedVec::truncated(question.prompt.iter().copied().filter(move |_| here))
-        };
-        let prompt_len = question.prompt.len() as u32;
-        let ends = span.embed || span.head;
-        Opening {
-            model: self.models[question.model].id,
-            span,
-            numerics: run.numerics,
-            prompt_len,
-            positions: prompt_len + question.max_tokens.saturating_sub(1),
-            receipts: true,
-            out,
-            inward,
-            prompt: prompt(span.embed),
-            answer: BoundedVec::truncated(run.answer.iter().copied().filter(|_| ends)),
-            tail: span.head.then(|| TailOpening {
-                task: TailTask::Generate {
-                    sampling: Sampling::greedy(),
-                    end_ids: BoundedVec::new(),
-                    credit: newcomer.credit,
-                    logprobs: None,
-                },
-                prompt: prompt(!span.embed),
-            }),
-        }
     }
 
     /// Looks for others for these places of the ring.
