@@ -176,6 +176,7 @@ async fn carry(
         begun.hops = hops.iter().map(|hop| HopReport::of(hop.peer, hop.span)).collect();
     }
     let mut report = pace.report(begun.hops, &begun.run.stats(), begun.run.forwarded());
+    report.lost = begun.run.lost().iter().map(|hop| HopReport::of(hop.peer, hop.span)).collect();
     (report.session, report.receipts) = source.ended(&begun.run).await;
     Event::Finished(Finished {
         reason,

@@ -241,6 +241,8 @@ impl FinishReason {
 pub struct RouteReport {
     /// Hops in order; empty where this process computed.
     pub hops: Vec<HopReport>,
+    /// Hops that were lost on the way, and had seen it by then; their figures are not known.
+    pub lost: Vec<HopReport>,
     /// Milliseconds from the question to the first token.
     pub ttft_ms: f64,
     /// Tokens per second after the first; 0 where there was only one.

@@ -129,6 +129,14 @@ impl Run {
         }
     }
 
+    /// Hosts that were lost on the way, and had seen the question.
+    pub(crate) fn lost(&self) -> Vec<Hop> {
+        match self {
+            Self::Chain(run) => run.lost(),
+            Self::Solo(_) => Vec::new(),
+        }
+    }
+
     /// What it cost each hop so far.
     pub(crate) fn stats(&self) -> Vec<HopStats> {
         match self {

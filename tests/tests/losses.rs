@@ -64,8 +64,12 @@ fn struck(arena: &mut Arena, fault: Fault, places: &[usize], temperature: f64) {
     answer.to_end();
     let stayed: Vec<String> = peers.into_iter().filter(|peer| !lost.contains(peer)).collect();
     let after = arena.computed(&stayed);
-    let hops = answer.end.as_ref().unwrap()["finished"]["report"]["hops"].clone();
+    let report = answer.end.as_ref().unwrap()["finished"]["report"].clone();
     assert_eq!(answer.tokens_of_a_good_end(), whole, "{fault:?} of {places:?}");
+    let hops = &report["hops"];
+    let told: Vec<&str> =
+        report["lost"].as_array().unwrap().iter().filter_map(|hop| hop["peer"].as_str()).collect();
+    assert!(lost.iter().all(|peer| told.contains(&peer.as_str())), "who has seen it is told");
     for hop in hops.as_array().unwrap() {
         let peer = hop["peer"].as_str().unwrap();
         let computed = after.get(peer).map(|now| now - before[peer]);

@@ -149,10 +149,20 @@ impl Origin {
         let lane = self.late_lane().filter(|_| mending).map(|(_, at)| at);
         let told = Some(self.told_at + HEARTBEAT);
         let newcomer = self.newcomer_by();
-        [late, told, self.silence_at(), self.hearsay_at(), newcomer, lane, self.seek.again_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let stalled = self.stalled_lane().map(|(_, at)| at);
+        [
+            late,
+            told,
+            self.silence_at(),
+            self.hearsay_at(),
+            newcomer,
+            lane,
+            stalled,
+            self.seek.again_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The moment of [`Self::poll_timeout`] has come.
@@ -179,6 +189,7 @@ impl Origin {
             return self.lose(now, hop, Failure::Stalled { hop: self.place(hop) });
         }
         self.renew_failed(now);
+        self.renew_stalled(now);
         if self.seek.again_at.is_some_and(|at| now >= at) {
             self.seek_now();
         }
@@ -289,12 +300,12 @@ impl Origin {
                 self.link_failed(now, hop, lane, generation);
             }
             ToClient::Forward(forward) => self.forward(now, hop, forward, frame),
-            ToClient::Ack { kv_len, stats, .. } => {
+            ToClient::Ack { received, kv_len, stats } => {
                 let view = &mut self.hops[usize::from(hop)];
                 if kv_len > view.kv_len {
                     self.progress_at = now;
                 }
-                (view.kv_len, view.stats) = (kv_len, stats);
+                (view.received, view.kv_len, view.stats) = (received, kv_len, stats);
             }
             ToClient::Verdict { index, tokens, end } => {
                 self.verdict(now, hop, index, tokens.into_vec(), end);

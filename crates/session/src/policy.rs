@@ -54,6 +54,11 @@ pub const DISPUTES: u32 = 3;
 /// stuck.
 pub const STALL: Duration = Duration::from_secs(60);
 
+/// Nothing moves for this long, and a hop lacks what the one before it has computed: the lane
+/// between them carries nothing, though both are there. A dial on a bad link is cheaper than a
+/// minute.
+pub const LANE_STALL: Duration = Duration::from_secs(5);
+
 /// How long the client waits for the hops' last figures.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 

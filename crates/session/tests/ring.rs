@@ -1140,6 +1140,46 @@ fn without_anybody_an_answer_waits_as_long_as_it_may_and_ends_with_its_loss() {
 }
 
 #[test]
+fn a_lane_that_carries_nothing_is_made_anew() {
+    let mut origin = open(2);
+    let ack = |kv_len, received| ToClient::Ack { received, kv_len, stats: Default::default() };
+    hears(&mut origin, 100, 0, ack(4, 4));
+    hears(&mut origin, 200, 1, ack(0, 0));
+    let renewed = |outputs: &[OriginOutput]| {
+        outputs.iter().any(|o| matches!(o, OriginOutput::Relink { lane, .. } if lane.lane == 0))
+    };
+    let mut now = at(200);
+    while now < at(5_100) {
+        now = origin.poll_timeout().unwrap();
+        origin.handle_timeout(now);
+        let told = outputs(&mut origin);
+        assert_eq!(renewed(&told), now >= at(5_100), "{told:?}");
+        for hop in [0, 1] {
+            let said = if hop == 0 { ack(4, 4) } else { ack(0, 0) };
+            origin.handle(now, OriginInput::FromHop { hop, message: said, frame: None });
+        }
+    }
+}
+
+#[test]
+fn whoever_runs_out_of_kv_is_replaced_and_what_nobody_can_compute_ends_the_answer() {
+    let failed = |failure| {
+        let mut origin = open(3);
+        hears(&mut origin, 10, 1, ToClient::Failed(failure))
+    };
+    assert!(
+        matches!(failed(HopFailure::NoKv).last(), Some(OriginOutput::Seek { places, .. }) if *places == (1..2))
+    );
+    // Who sent it, or who got it: nobody knows.
+    let disputed = failed(HopFailure::Disputed { lane: 0, from: 32 });
+    assert!(
+        matches!(disputed.last(), Some(OriginOutput::Seek { places, .. }) if *places == (0..2))
+    );
+    let unknown = failed(HopFailure::UnknownToken { id: 3 });
+    assert!(matches!(unknown.last(), Some(OriginOutput::Ended(Err(_)))));
+}
+
+#[test]
 fn a_loss_after_a_token_is_mended_though_not_all_lanes_were_reported() {
     let mut origin = client(3, &[0, 1, 2]);
     let token = Token { id: 7, logprob: None, top: BoundedVec::new() };

@@ -76,6 +76,8 @@ struct Member {
     hop: Hop,
     /// Its control stream, when it stands.
     line: Option<Line>,
+    /// It has taken the opening, and so seen what is in it.
+    accepted: bool,
     /// Nothing is wanted of it any more.
     dropped: bool,
 }
@@ -176,6 +178,12 @@ impl ChainRun {
         self.hops_of(self.machine.ring())
     }
 
+    /// Who was lost on the way, and had accepted.
+    pub(crate) fn lost(&self) -> Vec<Hop> {
+        let lost = self.hops.iter().filter(|member| member.dropped && member.accepted);
+        lost.map(|member| member.hop).collect()
+    }
+
     fn hops_of(&self, ring: &[u8]) -> Vec<Hop> {
         ring.iter().filter_map(|hop| Some(self.hops.get(usize::from(*hop))?.hop)).collect()
     }
@@ -213,7 +221,7 @@ impl ChainRun {
             // Letting the stream go frees whatever is held for it.
             Ok(_) if member.dropped => {}
             Ok((line, reader)) => {
-                member.line = Some(line);
+                (member.line, member.accepted) = (Some(line), true);
                 pump(reader, self.sender.clone(), move |frame| Event::Frame { hop, frame });
                 self.input(OriginInput::Accepted { hop });
             }
@@ -301,7 +309,7 @@ impl ChainRun {
 
     fn knock(&mut self, newcomer: Newcomer) {
         // All that were found together have their numbers now: each may be another's neighbour.
-        let new = |hop| Member { hop, line: None, dropped: false };
+        let new = |hop| Member { hop, line: None, accepted: false, dropped: false };
         self.hops.extend(self.found.drain(..).map(new));
         let Some(hop) = self.hops.get(usize::from(newcomer.hop)).map(|member| member.hop) else {
             return;

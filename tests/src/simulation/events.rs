@@ -92,6 +92,13 @@ pub enum Action {
         /// Which hop; beyond the last, the last.
         lane: usize,
     },
+    /// What this hop sends to the next one is lost, while the way back stands.
+    HalfLane {
+        /// Whose chain.
+        ask: AskId,
+        /// Which hop; beyond the last, the last.
+        lane: usize,
+    },
     /// The host of this hop leaves, as by [`Action::Drain`].
     DrainHop {
         /// Whose chain.

@@ -38,6 +38,16 @@ impl World {
                 self.release_held();
             }
             Action::CutLane { ask, lane } => self.cut_lane(ask, lane),
+            Action::HalfLane { ask, lane } => {
+                let ends = self.hop_of(ask, lane).and_then(|from| {
+                    let chain = self.asks[ask].chains.last()?;
+                    let place = chain.iter().position(|node| *node == from)?;
+                    Some((from, chain[(place + 1) % chain.len()]))
+                });
+                if let Some((from, to)) = ends.filter(|(from, to)| from != to) {
+                    self.links.cut(from, to);
+                }
+            }
             Action::DrainHop { ask, hop, patience } => {
                 if let Some(node) = self.hop_of(ask, hop) {
                     self.perform(Action::Drain { node, patience });

@@ -35,7 +35,7 @@ pub struct Scenario {
 }
 
 /// All of at most thirty nodes; a seed picks one.
-pub const SCENARIOS: [Scenario; 23] = [
+pub const SCENARIOS: [Scenario; 24] = [
     quiet::ANSWERS,
     quiet::RELAYED,
     quiet::SLOW_READER,
@@ -57,6 +57,7 @@ pub const SCENARIOS: [Scenario; 23] = [
     mending::MENDS_LATE,
     mending::WAKES,
     mending::LANE_CUT,
+    mending::LANE_HALF_OPEN,
     mending::LEAVES,
     storm::STORM,
 ];

@@ -6,7 +6,7 @@ use taimatsu_protocol::control::{Forward, ToHop};
 
 use super::views::{Ends, LaneView};
 use super::{Failure, LaneEnd, Origin, OriginOutput, State};
-use crate::policy::{HEARSAY, OPEN_TIMEOUT};
+use crate::policy::{HEARSAY, LANE_STALL, OPEN_TIMEOUT};
 
 impl Origin {
     pub(super) fn linked(&mut self, now: Moment, hop: u8, lane: u8, generation: u32) {
@@ -60,6 +60,32 @@ impl Origin {
         let place = self.place(lane);
         self.mend(now, Failure::Unlinkable { lane: place });
         self.renew(now, lane, relayed);
+    }
+
+    /// A lane whose receiver lacks what its sender has, while nothing moves.
+    pub(super) fn stalled_lane(&self) -> Option<(u8, Moment)> {
+        if self.mending.is_some() || self.state != State::Running || !self.has_lanes() {
+            return None;
+        }
+        let lacks = |lane: &&u8| {
+            let source = &self.hops[usize::from(**lane)];
+            let target = &self.hops[usize::from(source.lane.to)];
+            // Ids that the tail has told of, but for the last, which it may keep back.
+            let ids = (self.config.prompt_len + self.handed).saturating_sub(1);
+            let sent = if **lane == self.tail() { ids } else { source.kv_len };
+            target.received < sent
+        };
+        let lane = *self.ring.iter().find(lacks)?;
+        // A new connection is given its time.
+        let since = self.progress_at.max(self.hops[usize::from(lane)].lane.made_at);
+        self.is_owed().then_some((lane, since + LANE_STALL))
+    }
+
+    pub(super) fn renew_stalled(&mut self, now: Moment) {
+        let Some((lane, _)) = self.stalled_lane().filter(|(_, at)| now >= *at) else { return };
+        let place = self.place(lane);
+        self.mend(now, Failure::Unlinkable { lane: place });
+        self.renew(now, lane, false);
     }
 
     /// When the gathering of news of a lost lane is over.

@@ -19,6 +19,7 @@ pub(super) struct HopView {
     pub(super) newcomer: bool,
     pub(super) asked_at: Moment,
     pub(super) heard_at: Moment,
+    pub(super) received: u32,
     pub(super) kv_len: u32,
     pub(super) stats: HopStats,
     /// The credit that it knows of, at the tail.
@@ -65,6 +66,7 @@ impl HopView {
             newcomer,
             asked_at: now,
             heard_at: now,
+            received: 0,
             kv_len: 0,
             stats: HopStats::default(),
             credit: 0,

@@ -124,6 +124,21 @@ pub(super) const LANE_CUT: Scenario = Scenario {
     bound: BOUND,
 };
 
+/// What a hop sends to the next one is lost, and both are there.
+pub(super) const LANE_HALF_OPEN: Scenario = Scenario {
+    name: "lane_half_open",
+    build: |world, nodes| {
+        let (model, client) = chain(world, nodes, 2);
+        let first = long(world, client, model);
+        let most = u64::from(first.max_tokens);
+        let ask = ask_at(world, seconds(6), first);
+        let (tokens, lane) = (world.luck.below(most) as usize, world.luck.below(5) as usize);
+        world.hook(ask, tokens, Action::HalfLane { ask, lane });
+    },
+    judge: |world| all_done(asks(world)),
+    bound: BOUND,
+};
+
 /// Hosts leave in good order, while answers run on them: nobody waits for a deadline.
 pub(super) const LEAVES: Scenario = Scenario {
     name: "leaves",
