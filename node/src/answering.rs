@@ -172,7 +172,11 @@ async fn carry(
     };
     let stopped = text.gate.stopped() || finish == Finish::End;
     let reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
+    if let Some(hops) = begun.run.hops() {
+        begun.hops = hops.iter().map(|hop| HopReport::of(hop.peer, hop.span)).collect();
+    }
     let mut report = pace.report(begun.hops, &begun.run.stats(), begun.run.forwarded());
+    report.lost = begun.run.lost().iter().map(|hop| HopReport::of(hop.peer, hop.span)).collect();
     (report.session, report.receipts) = source.ended(&begun.run).await;
     Event::Finished(Finished {
         reason,

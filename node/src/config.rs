@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     /// None: whatever is asked for.
     pub(crate) memory_mib: Setting<Option<u32>>,
     pub(crate) drain_seconds: Setting<u32>,
+    /// How long an answer that lost a host waits for another in its place.
+    pub(crate) patience_seconds: Setting<u32>,
     pub(crate) offline: Setting<bool>,
     pub(crate) mdns: Setting<bool>,
     /// Who may see this node's questions, at most.
@@ -197,6 +199,9 @@ impl Settings {
             drain_seconds: pick(layers, |layer| layer.drain_seconds)
                 .or(Seconds::fixed::<5>)
                 .map(Seconds::get),
+            patience_seconds: pick(layers, |layer| layer.patience_seconds)
+                .or(Seconds::fixed::<60>)
+                .map(Seconds::get),
             offline: pick(layers, |layer| layer.offline).or(|| false),
             mdns: pick(layers, |layer| layer.mdns).or(|| false),
             privacy: pick(layers, |layer| layer.privacy).or(|| PrivacyArg::Anyone),
@@ -230,6 +235,7 @@ impl Settings {
             ),
             ("memory_mib", json!(self.memory_mib.value), &self.memory_mib.origin),
             ("drain_seconds", json!(self.drain_seconds.value), &self.drain_seconds.origin),
+            ("patience_seconds", json!(self.patience_seconds.value), &self.patience_seconds.origin),
             ("offline", json!(self.offline.value), &self.offline.origin),
             ("mdns", json!(self.mdns.value), &self.mdns.origin),
             ("privacy", json!(self.privacy.value.word()), &self.privacy.origin),

@@ -8,6 +8,7 @@
 pub(crate) mod blobs;
 pub(crate) mod chain_run;
 pub(crate) mod clock;
+pub(crate) mod coverage;
 pub(crate) mod directory;
 pub(crate) mod hop_task;
 pub(crate) mod hosting;

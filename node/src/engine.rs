@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use taimatsu_protocol::{Sampling, Span};
+use taimatsu_protocol::{PeerId, Sampling, Span};
 use tokio::sync::{mpsc, watch};
 
 mod error;
@@ -241,6 +241,8 @@ impl FinishReason {
 pub struct RouteReport {
     /// Hops in order; empty where this process computed.
     pub hops: Vec<HopReport>,
+    /// Hops that were lost on the way, and had seen it by then; their figures are not known.
+    pub lost: Vec<HopReport>,
     /// Milliseconds from the question to the first token.
     pub ttft_ms: f64,
     /// Tokens per second after the first; 0 where there was only one.
@@ -279,6 +281,19 @@ pub struct HopReport {
     pub direct_frames: u32,
     /// Frames it sent to its neighbours through the client.
     pub relayed_frames: u32,
+}
+
+impl HopReport {
+    /// Of a hop that has not computed yet.
+    pub(crate) fn of(peer: PeerId, span: Span) -> Self {
+        Self {
+            peer: peer.to_string(),
+            span,
+            ms_per_token: 0.0,
+            direct_frames: 0,
+            relayed_frames: 0,
+        }
+    }
 }
 
 /// A prompt's scores.

@@ -143,7 +143,7 @@ impl Source for LocalSource {
     fn blame<'a>(&'a mut self, failure: &'a RunFailure) -> BoxFuture<'a, Blame> {
         let error = match failure {
             RunFailure::Here(failure) => failed_here(failure),
-            RunFailure::Chain(failure) => EngineError::Internal(failure.to_string()),
+            RunFailure::Chain { failure, .. } => EngineError::Internal(failure.to_string()),
         };
         std::future::ready(Blame { error, again: false }).boxed()
     }

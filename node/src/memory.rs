@@ -8,7 +8,11 @@ use crate::failure::{Code, Failure};
 /// Bytes of one value of KV, which is kept in half precision.
 const KV_VALUE: u64 = 2;
 
-/// Bytes of a span's tensors, and of its KV when all positions are in use.
+/// Bytes of a value that went on to the next host.
+const OUTPUT_VALUE: u64 = 4;
+
+/// Bytes of a span's tensors, and, when all positions are in use, of its KV and of what came out
+/// for the next host, which is kept for whoever may take that host's place.
 pub(crate) fn needed(manifest: &Manifest, span: Span, kv_positions: u32) -> u64 {
     let tensors = manifest.tensors_of(span).map(|tensor| {
         let elements = tensor.shape.iter().fold(1_u64, |all, dim| all.saturating_mul(*dim));
@@ -17,8 +21,13 @@ pub(crate) fn needed(manifest: &Manifest, span: Span, kv_positions: u32) -> u64 
     let row = u64::from(manifest.kv_heads)
         .saturating_mul(u64::from(manifest.head_dim).saturating_add(manifest.value_dim.into()));
     let blocks = u64::from(span.blocks().end - span.blocks().start);
+    // The tail's are ids.
+    let output = u64::from(!span.head)
+        .saturating_mul(manifest.hidden.into())
+        .saturating_mul(OUTPUT_VALUE)
+        .saturating_mul(kv_positions.into());
     let kv = [blocks, u64::from(kv_positions), KV_VALUE].into_iter().fold(row, u64::saturating_mul);
-    tensors.fold(kv, u64::saturating_add)
+    tensors.fold(kv.saturating_add(output), u64::saturating_add)
 }
 
 /// Refuses what needs more than the owner allows, the spans that are hosted already included.
@@ -70,6 +79,10 @@ mod tests {
             .iter()
             .sum();
         assert!(halves >= needed(&manifest, whole, 10), "what both need, both have");
+        let first = Span::parse_inclusive("0-1", 4).unwrap();
+        let retained = u64::from(manifest.hidden) * 4;
+        let taken = needed(&manifest, first, 10) - needed(&manifest, first, 0);
+        assert_eq!(taken, 10 * (per_position / 2 + retained), "and what came out is kept");
     }
 
     #[test]

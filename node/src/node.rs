@@ -129,6 +129,7 @@ impl Node {
             hosted: hosting,
             swarm_name: config.swarm,
             privacy: config.owner.privacy,
+            patience: config.owner.patience,
             trusted: config.owner.trusted.clone().into(),
         };
         let tasks = vec![
@@ -229,6 +230,7 @@ impl Node {
     pub async fn drain(&self, hurry: impl Future<Output = ()>) {
         self.gate.drain();
         self.judge.tell(Input::Drain).await;
+        self.registry.tell_all(|| HopEvent::Leaving);
         directory::say_goodbye(&self.network, &self.judge).await;
         for key in &self.keys {
             self.network.stop_providing(*key).await;

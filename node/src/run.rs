@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use taimatsu_peer::routing::Hop;
 use taimatsu_peer::session::{Failure, Finish};
 use taimatsu_protocol::Sampling;
 use taimatsu_protocol::control::{HopFailure, HopStats, Score, Token};
@@ -34,7 +35,14 @@ pub(crate) enum Made {
 #[derive(Debug)]
 pub(crate) enum RunFailure {
     /// On hosts.
-    Chain(Failure),
+    Chain {
+        /// Why, by places.
+        failure: Failure,
+        /// Who had these places.
+        hops: Vec<Hop>,
+        /// The judgement has heard of it, because it was hoped to go on.
+        told: bool,
+    },
     /// In this process.
     Here(HopFailure),
 }
@@ -113,6 +121,22 @@ impl Run {
         }
     }
 
+    /// Who computes now, where these are hosts: others than at first, where some were lost.
+    pub(crate) fn hops(&self) -> Option<Vec<Hop>> {
+        match self {
+            Self::Chain(run) => Some(run.hops()),
+            Self::Solo(_) => None,
+        }
+    }
+
+    /// Hosts that were lost on the way, and had seen the question.
+    pub(crate) fn lost(&self) -> Vec<Hop> {
+        match self {
+            Self::Chain(run) => run.lost(),
+            Self::Solo(_) => Vec::new(),
+        }
+    }
+
     /// What it cost each hop so far.
     pub(crate) fn stats(&self) -> Vec<HopStats> {
         match self {
@@ -124,7 +148,7 @@ impl Run {
     /// What the answer leaves behind, once it has ended well; nothing where this node computed.
     pub(crate) fn proof(&self) -> Option<Proof> {
         match self {
-            Self::Chain(run) => Some(run.proof()),
+            Self::Chain(run) => run.proof(),
             Self::Solo(_) => None,
         }
     }

@@ -34,16 +34,17 @@ impl SoloRun {
         let clock = Clock::start();
         let credit = task.max_tokens.min(CREDIT);
         let prompt_len = u32::try_from(task.prompt.len()).unwrap_or(u32::MAX);
-        let tail = Tail { task: task.tail_task(credit), prompt: task.prompt.clone() };
+        let tail =
+            Tail { task: task.tail_task(credit), prompt: task.prompt.clone(), answer: vec![] };
         let seat = worker.open(None, task.positions(), worker.span(), Some(tail)).await?;
         let config = HopConfig {
             hop: 0,
-            hops: 1,
             hidden: worker.shape().hidden,
             prompt_len,
             positions: task.positions(),
             prompt: task.prompt.clone(),
-            generations: (0, 0),
+            answer: Vec::new(),
+            lanes: None,
             tail: Some(match &task.kind {
                 Kind::Generate { end_ids, .. } => {
                     TailConfig::Generate { credit, end_ids: end_ids.clone() }
@@ -131,6 +132,7 @@ impl SoloRun {
                 HopOutput::ToClient(message) => self.told(message),
                 // Alone in its ring, a hop has no lanes; and nobody asks itself for receipts.
                 HopOutput::Dial { .. }
+                | HopOutput::Neighbour { .. }
                 | HopOutput::Sign(_)
                 | HopOutput::Expect { .. }
                 | HopOutput::Down { .. }
@@ -162,6 +164,7 @@ impl SoloRun {
             ToClient::Linked { .. }
             | ToClient::LinkFailed { .. }
             | ToClient::Forward(_)
+            | ToClient::Leaving
             | ToClient::Receipt(_) => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -40,6 +40,8 @@ pub(crate) struct SwarmEngine {
     pub(crate) swarm_name: String,
     /// Who may see a question, at most.
     pub(crate) privacy: Privacy,
+    /// How long an answer waits for somebody in a lost host's place.
+    pub(crate) patience: Duration,
     /// Peers that the owner trusts to read what is asked.
     pub(crate) trusted: Arc<[PeerId]>,
 }

@@ -7,14 +7,14 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use taimatsu_peer::policy::RETRY_MS;
 use taimatsu_peer::retry::{Attempts, Fault};
-use taimatsu_peer::routing::{self, Chain, PlanError, Wish};
+use taimatsu_peer::routing::{self, PlanError, Wish};
 use taimatsu_peer::session::Failure;
-use taimatsu_peer::{self as peer, AnswerEnd, AnswerReport, Input, Observed, RouteError};
+use taimatsu_peer::{self as peer, AnswerEnd, AnswerReport, Ask, Input, Observed, RouteError};
 use taimatsu_protocol::opening::Refusal;
 use taimatsu_protocol::{PeerId, Span};
 
 use crate::answering::{Begun, Blame, Source};
-use crate::driver::chain_run::ChainRun;
+use crate::driver::chain_run::{ChainRun, Mender};
 use crate::engine::{EngineError, HopReport, Privacy, ReceiptState, RouteWish};
 use crate::kept::KeptAnswer;
 use crate::library::KnownModel;
@@ -32,7 +32,6 @@ pub(crate) struct SwarmSource {
     wish: RouteWish,
     privacy: Privacy,
     attempts: Attempts,
-    chain: Option<Chain>,
     id: Option<String>,
 }
 
@@ -46,7 +45,7 @@ impl SwarmSource {
     ) -> Self {
         let attempts = Attempts::new();
         let engine = engine.clone();
-        Self { engine, model, task, wish, privacy, attempts, chain: None, id: None }
+        Self { engine, model, task, wish, privacy, attempts, id: None }
     }
 
     /// What the asker knows the answer by.
@@ -75,15 +74,22 @@ impl SwarmSource {
             Privacy::Trusted => peer::Privacy::Trusted,
             Privacy::Anyone => peer::Privacy::Anyone,
         };
-        let (id, blocks) = (self.model.id, self.model.manifest.blocks);
-        let asked = self.engine.judge.ask(id, blocks, wish, self.task.positions(), privacy).await;
-        let chain = asked.map_err(|error| self.unroutable(error))?;
+        let ask = Ask {
+            id: 0,
+            model: self.model.id,
+            blocks: self.model.manifest.blocks,
+            wish,
+            positions: self.task.positions(),
+            privacy,
+        };
+        let judge = self.engine.judge.clone();
+        let chain = judge.ask(ask).await.map_err(|error| self.unroutable(error))?;
         if !self.attempts.may_use(&chain) {
             return Err(self.no_such_route());
         }
-        let run = ChainRun::begin(&self.engine.caller, id, &chain, &self.task);
-        let hops = chain.hops().iter().map(|hop| report(hop.peer, hop.span)).collect();
-        self.chain = Some(chain);
+        let mender = Mender { judge, ask, patience: self.engine.patience };
+        let run = ChainRun::begin(&self.engine.caller, &chain, &self.task, mender);
+        let hops = chain.hops().iter().map(|hop| HopReport::of(hop.peer, hop.span)).collect();
         Ok(Begun { run: Run::Chain(Box::new(run)), hops, here: false })
     }
 
@@ -92,7 +98,7 @@ impl SwarmSource {
             .await
             .map_err(|error| EngineError::Busy { cause: error.to_string(), retry_ms: RETRY_MS })?;
         let me = self.engine.caller.network.peer_id();
-        let hops = vec![report(me, worker.span())];
+        let hops = vec![HopReport::of(me, worker.span())];
         Ok(Begun { run: Run::Solo(Box::new(run)), hops, here: true })
     }
 
@@ -150,22 +156,23 @@ impl SwarmSource {
     }
 
     async fn blame(&mut self, failure: &RunFailure) -> Blame {
-        let failure = match failure {
+        let (failure, hops, told) = match failure {
             RunFailure::Here(failure) => {
                 return Blame { error: failed_here(failure), again: false };
             }
-            RunFailure::Chain(failure) => failure,
+            RunFailure::Chain { failure, hops, told } => (failure, hops, *told),
         };
-        let Some(chain) = &self.chain else {
+        let Some(Fault { hop, again }) = self.attempts.failed(hops, failure) else {
             return Blame { error: EngineError::Internal(failure.to_string()), again: false };
         };
-        let Fault { hop, again } = self.attempts.failed(chain, failure);
-        let report = AnswerReport {
-            model: self.model.id,
-            hosts: chain.hops().iter().map(|hop| hop.peer).collect(),
-            end: AnswerEnd::Failed(failure.clone()),
-        };
-        self.engine.judge.tell(Input::Answered(report)).await;
+        if !told {
+            let report = AnswerReport {
+                model: self.model.id,
+                hosts: hops.iter().map(|hop| hop.peer).collect(),
+                end: AnswerEnd::Failed(failure.clone()),
+            };
+            self.engine.judge.tell(Input::Answered(report)).await;
+        }
         let prompt = self.task.prompt.len() as u32;
         let error = named(failure, hop.peer, hop.span, self.task.positions(), prompt);
         Blame { error, again }
@@ -174,7 +181,7 @@ impl SwarmSource {
     /// The receipts of an answer are checked, its hosts remembered, the receipts kept.
     async fn ended(&mut self, run: &Run) -> (Option<String>, ReceiptState) {
         let Some(proof) = run.proof() else { return (None, ReceiptState::None) };
-        let observed = Observed::of(self.model.id, &proof.chain, run.stats(), run.lap());
+        let observed = Observed::of(self.model.id, proof.chain.hops(), run.stats(), run.lap());
         if let Some(observed) = observed {
             self.engine.judge.tell(Input::Observed(Box::new(observed))).await;
         }
@@ -234,15 +241,6 @@ fn named(failure: &Failure, peer: PeerId, span: Span, positions: u32, prompt: u3
         Failure::Unlinkable { .. } => failed("its neighbour cannot reach it".into()),
         Failure::HopFailed { failure, .. } => failed(failure.to_string()),
         Failure::Violation { .. } => failed("it broke the protocol".into()),
-    }
-}
-
-fn report(peer: PeerId, span: Span) -> HopReport {
-    HopReport {
-        peer: peer.to_string(),
-        span,
-        ms_per_token: 0.0,
-        direct_frames: 0,
-        relayed_frames: 0,
+        Failure::Leaves { .. } => failed("it is leaving".into()),
     }
 }

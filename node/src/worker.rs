@@ -73,6 +73,8 @@ pub(crate) struct Tail {
     pub(crate) task: TailTask,
     /// The prompt's ids.
     pub(crate) prompt: Vec<u32>,
+    /// The answer's ids so far.
+    pub(crate) answer: Vec<u32>,
 }
 
 /// A worker that has ended, or is too busy to be asked.

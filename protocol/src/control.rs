@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::BoundedVec;
-use crate::opening::MAX_TOP;
+use crate::opening::{LaneOpening, MAX_TOP};
 use crate::signed::SignedBytes;
 
 /// The longest neighbour's frame that the client carries, in bytes. A relayed lane's sender cuts
@@ -34,6 +34,9 @@ pub enum ToHop {
         /// The end of the positions that the answer needed; they are final.
         through: u32,
     },
+    /// Another neighbour at this end, or another connection to the same. Whose the lane's number
+    /// is tells which end: a hop's own leads to the next one.
+    Relink(LaneOpening),
 }
 
 /// Hop to client.
@@ -89,6 +92,9 @@ pub enum ToClient {
         /// What it cost in all.
         stats: HopStats,
     },
+    /// The host takes nobody new, and ends this session before long: another one is to take its
+    /// place.
+    Leaving,
 }
 
 /// A frame between neighbours that cannot reach each other. The frame itself, sealed by its
@@ -144,12 +150,6 @@ pub enum HopFailure {
     /// A frame that does not open, or does not follow.
     #[error("bad_frame: {0}")]
     BadFrame(Violation),
-    /// A neighbour is gone.
-    #[error("neighbour_lost: lane {lane}")]
-    NeighbourLost {
-        /// The lane that led to it.
-        lane: u8,
-    },
     /// What this hop was sent is not what its sender's receipt says, or the receipt is none.
     #[error("disputed: lane {lane}, receipt of position {from}")]
     Disputed {

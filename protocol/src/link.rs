@@ -80,11 +80,16 @@ pub struct Greeting {
 }
 
 impl Greeting {
-    /// Makes the hello of `lane` with fresh randomness.
+    /// Makes the hello of a lane with fresh randomness.
     #[must_use]
-    pub fn new(session: SessionId, lane: u8, opening: &LaneOpening, nonce: [u8; 32]) -> Self {
-        let mut hello =
-            LinkHello { session, lane, generation: opening.generation, nonce, proof: [0; 32] };
+    pub fn new(session: SessionId, opening: &LaneOpening, nonce: [u8; 32]) -> Self {
+        let mut hello = LinkHello {
+            session,
+            lane: opening.lane,
+            generation: opening.generation,
+            nonce,
+            proof: [0; 32],
+        };
         hello.proof = opening.secret.prove(&transcript(b"hello", &hello, &[]));
         Self { hello, secret: opening.secret.clone() }
     }
@@ -147,16 +152,18 @@ mod tests {
 
     fn opening(secret: u8, generation: u32) -> LaneOpening {
         LaneOpening {
+            lane: 0,
             peer: PeerId::from_public_key([1; 32]),
             secret: Secret::from_bytes([secret; 32]),
             generation,
+            fresh: true,
         }
     }
 
     #[test]
     fn neighbours_with_the_same_secret_make_one_lane() {
         let session = SessionId::from_bytes([1; 16]);
-        let greeting = Greeting::new(session, 0, &opening(1, 1), [2; 32]);
+        let greeting = Greeting::new(session, &opening(1, 1), [2; 32]);
         let (reply, down) = greeting.hello().answer(&opening(1, 1), [3; 32]);
         let mut down = down.unwrap();
         let mut up = greeting.finish(&reply).unwrap();
@@ -169,7 +176,7 @@ mod tests {
     #[test]
     fn a_wrong_secret_generation_or_reply_makes_none() {
         let session = SessionId::from_bytes([1; 16]);
-        let greet = || Greeting::new(session, 0, &opening(1, 1), [2; 32]);
+        let greet = || Greeting::new(session, &opening(1, 1), [2; 32]);
         assert_eq!(greet().hello().answer(&opening(2, 1), [3; 32]).0, LinkReply::Refused);
         assert_eq!(greet().hello().answer(&opening(1, 2), [3; 32]).0, LinkReply::Refused);
         assert!(greet().finish(&LinkReply::Refused).is_none());

@@ -22,10 +22,14 @@ use crate::span::Span;
 use crate::time::UnixSeconds;
 
 /// The version of the protocol that this crate speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The most hops of a chain: more laps of more delay than anybody would wait for.
 pub const MAX_HOPS: usize = 64;
+
+/// Hops are numbered below this, those included that took lost ones' places: a frame's header has
+/// seven bits for it.
+pub const MAX_NUMBERS: u8 = 128;
 
 /// The longest prompt of one opening, in tokens.
 pub const MAX_PROMPT: usize = 32_768;
@@ -66,7 +70,7 @@ pub struct Hello {
     pub version: u16,
     /// The session that is opened.
     pub session: SessionId,
-    /// The hop's number in the ring.
+    /// The hop's number in the session.
     pub hop: u8,
     /// The prekey that it is sealed to.
     pub prekey: PrekeyId,
@@ -145,8 +149,6 @@ pub struct Opening {
     pub model: ModelId,
     /// What of it this hop computes.
     pub span: Span,
-    /// Hops of the ring.
-    pub hops: u8,
     /// The arithmetic that the chain computes with.
     pub numerics: Numerics,
     /// Tokens of the prompt.
@@ -161,6 +163,8 @@ pub struct Opening {
     pub receipts: bool,
     /// The prompt, for the leader; empty elsewhere.
     pub prompt: BoundedVec<u32, MAX_PROMPT>,
+    /// The answer's ids so far, for a leader or a tail that takes a lost one's place; else empty.
+    pub answer: BoundedVec<u32, MAX_PROMPT>,
     /// What the tail needs; none elsewhere.
     pub tail: Option<TailOpening>,
 }
@@ -168,12 +172,17 @@ pub struct Opening {
 /// One end of a lane, as its hop is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneOpening {
+    /// The lane: the number of the hop that it leads from.
+    pub lane: u8,
     /// Who is at the other end.
     pub peer: PeerId,
     /// Known to both ends and the client only.
     pub secret: Secret,
-    /// The generation of the first connection.
+    /// The generation of the connection.
     pub generation: u32,
+    /// Its receiver begins with this session: it has no more than its opening gives it. Any other
+    /// receiver says first what it has.
+    pub fresh: bool,
 }
 
 /// How the tail makes tokens, or scores the prompt.
@@ -321,28 +330,39 @@ impl Opening {
     #[must_use]
     pub fn tail_prompt(&self) -> Option<(&TailTask, &[u32])> {
         let tail = self.tail.as_ref()?;
-        Some((&tail.task, if self.hops == 1 { &self.prompt } else { &tail.prompt }))
+        Some((&tail.task, if self.is_alone() { &self.prompt } else { &tail.prompt }))
+    }
+
+    /// Whether this hop is the whole ring.
+    #[must_use]
+    pub const fn is_alone(&self) -> bool {
+        self.span.embed && self.span.head
     }
 
     /// Whether the parts agree with each other and with the hop's number; a host refuses what
     /// does not as `unreadable`.
     #[must_use]
     pub fn is_consistent(&self, hop: u8) -> bool {
-        let leader = hop == 0;
-        let tail = hop.checked_add(1) == Some(self.hops);
-        let alone = self.hops == 1;
-        hop < self.hops
-            && usize::from(self.hops) <= MAX_HOPS
+        let (leader, tail, alone) = (self.span.embed, self.span.head, self.is_alone());
+        let answer = self.answer.len() as u64;
+        let lane = |lane: &Option<LaneOpening>, own: bool| {
+            lane.as_ref().map_or(alone, |lane| {
+                !alone && lane.lane < MAX_NUMBERS && (lane.lane == hop) == own
+            })
+        };
+        hop < MAX_NUMBERS
             && self.prompt_len > 0
             && self.prompt_len <= self.positions
-            && leader == self.span.embed
-            && tail == self.span.head
             && tail == self.tail.is_some()
-            && alone == self.out.is_none()
-            && alone == self.inward.is_none()
+            && lane(&self.out, true)
+            && lane(&self.inward, false)
             && self.prompt.len() == if leader { self.prompt_len as usize } else { 0 }
+            && (leader || tail || answer == 0)
+            // The last token needs no position of its own.
+            && u64::from(self.prompt_len) + answer <= u64::from(self.positions) + 1
             && self.tail.as_ref().is_none_or(|tail| tail.is_consistent(self.prompt_len, alone))
-            && !(self.receipts && self.tail.as_ref().is_some_and(TailOpening::is_score))
+            && !((self.receipts || answer > 0)
+                && self.tail.as_ref().is_some_and(TailOpening::is_score))
     }
 }
 
@@ -385,7 +405,6 @@ mod tests {
         Opening {
             model: ModelId::of(b"m"),
             span: Span::whole(30).unwrap(),
-            hops: 1,
             numerics: Numerics::K1,
             receipts: true,
             prompt_len: 3,
@@ -393,6 +412,7 @@ mod tests {
             out: None,
             inward: None,
             prompt: vec![504, 3575, 282].try_into().unwrap(),
+            answer: BoundedVec::new(),
             tail: Some(TailOpening {
                 task: TailTask::Generate {
                     sampling: Sampling::greedy(),
@@ -442,8 +462,14 @@ mod tests {
     #[test]
     fn parts_that_contradict_each_other_are_noticed() {
         let good = opening();
-        assert!(!good.is_consistent(1));
-        assert!(!Opening { hops: 2, ..good.clone() }.is_consistent(0));
+        assert!(good.is_consistent(1), "a number says nothing of the place");
+        assert!(!good.is_consistent(MAX_NUMBERS));
+        let span = Span::new(0..20, 30).unwrap();
+        assert!(!Opening { span, ..good.clone() }.is_consistent(0));
+        let answer =
+            |ids: usize| Opening { answer: BoundedVec::truncated(vec![9; ids]), ..good.clone() };
+        assert!(answer(62).is_consistent(0));
+        assert!(!answer(63).is_consistent(0), "more than there are positions");
         assert!(!Opening { prompt_len: 4, ..good.clone() }.is_consistent(0));
         assert!(!Opening { positions: 2, ..good.clone() }.is_consistent(0));
         assert!(!Opening { tail: None, ..good.clone() }.is_consistent(0));

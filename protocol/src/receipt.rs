@@ -93,6 +93,8 @@ pub struct Expected {
     pub host: PeerId,
     /// What it was asked to compute.
     pub span: Span,
+    /// It took the place of one that was lost, whose receipts others may have embedded.
+    pub replaced: bool,
 }
 
 /// What a client knows of an answer.
@@ -188,12 +190,22 @@ pub fn check(claim: &Claim<'_>, receipts: &[Vec<SignedBytes>]) -> Result<(), Bro
         known.own_flaw(said, above, hop == tail).map_err(|flaw| BrokenReceipts { hop, flaw })?;
     }
     for (hop, said) in all.iter().enumerate() {
-        let above = hop.checked_sub(1).map(|above| all[above].as_slice());
+        let above = hop.checked_sub(1).map(|above| Above {
+            said: all[above].as_slice(),
+            replaced: claim.hops[above].replaced,
+        });
         if let Some(from) = known.first_disagreement(said, above) {
             return Err(BrokenReceipts { hop, flaw: Flaw::Disagree { from } });
         }
     }
     Ok(())
+}
+
+/// What the hop before one has signed.
+struct Above<'a> {
+    said: &'a [Said],
+    /// Its place was another's before.
+    replaced: bool,
 }
 
 /// What a client knows without any receipt.
@@ -245,21 +257,26 @@ impl Known {
     }
 
     /// Where a hop and the one before it begin to say different things.
-    fn first_disagreement(&self, said: &[Said], above: Option<&[Said]>) -> Option<u32> {
-        let Some(above) = above else {
+    fn first_disagreement(&self, said: &[Said], above: Option<Above<'_>>) -> Option<u32> {
+        let Some(Above { said: above, replaced }) = above else {
             let differs = |receipt: &Receipt| {
                 self.went_in(receipt).is_some_and(|given| given != receipt.input)
             };
             return said.iter().find(|(said, _)| differs(said)).map(|(receipt, _)| receipt.from);
         };
         let differs = |((above, digest), (receipt, _)): &(&Said, &Said)| match receipt.upstream {
-            Some(embedded) => embedded != *digest,
-            // Signed at the end, each by itself, and perhaps not as far.
-            None => above.until == receipt.until && above.output != receipt.input,
+            Some(embedded) if embedded == *digest => false,
+            Some(_) if !replaced => true,
+            // A lost hop's is embedded, or it was signed at the end, each by itself, and perhaps
+            // not as far.
+            Some(_) | None => above.until == receipt.until && above.output != receipt.input,
         };
         let joint = above.iter().zip(said).find(differs).map(|(_, (receipt, _))| receipt.from);
+        // Who took a lost one's place may not have come as far as that one, when the answer was
+        // whole.
         let short = end_of(above);
-        joint.or_else(|| (short < self.needed && short < end_of(said)).then_some(short))
+        let left_out = !replaced && short < self.needed && short < end_of(said);
+        joint.or_else(|| left_out.then_some(short))
     }
 
     /// What went into the leader, where the client knows it.
@@ -337,6 +354,7 @@ mod tests {
             let hops = keys.iter().zip(spans).map(|(key, span)| Expected {
                 host: PeerId::from_public_key(key.verifying_key().to_bytes()),
                 span: Span::parse_inclusive(span, 30).unwrap(),
+                replaced: false,
             });
             let hops = hops.collect();
             Self { keys, hops, prompt: (0..prompt).collect(), answer: (0..answer).collect() }
@@ -439,6 +457,31 @@ mod tests {
             }
         });
         assert_eq!(prompt, (0, Flaw::Input { from: 0 }));
+    }
+
+    #[test]
+    fn a_lost_hosts_receipts_may_be_embedded_and_its_heir_audits_it() {
+        let mut made = Answer::of(40, 60);
+        let lost = Digest::of(b"a receipt of the lost host");
+        let receipts = made.receipts(|hop, from, receipt| {
+            if hop == 2 && from == 32 {
+                receipt.upstream = Some(lost);
+            }
+        });
+        let broken = check(&made.claim(), &receipts).unwrap_err();
+        assert_eq!((broken.hop, broken.flaw), (2, Flaw::Disagree { from: 32 }));
+        made.hops[1].replaced = true;
+        assert_eq!(check(&made.claim(), &receipts), Ok(()));
+        let mut short = receipts;
+        short[1].truncate(2);
+        assert_eq!(check(&made.claim(), &short), Ok(()), "it had not come further");
+        // What the lost one gave is not what comes out of these blocks.
+        let lied = made.flaw(|hop, from, receipt| {
+            if hop == 2 && from == 32 {
+                (receipt.upstream, receipt.input) = (Some(lost), lost);
+            }
+        });
+        assert_eq!(lied, (2, Flaw::Disagree { from: 32 }));
     }
 
     #[test]

@@ -67,6 +67,21 @@ impl Swarm {
         (hosts.map(Starting::ready), client.ready())
     }
 
+    /// The same for any number, with more arguments.
+    #[must_use]
+    pub fn all_and_client(
+        &mut self,
+        spans: &[String],
+        host: &[&str],
+        client: &[&str],
+    ) -> (Vec<Member>, Member) {
+        let begin =
+            |span: &String| self.begin(&[&["--threads", "1", "--serve", span][..], host].concat());
+        let hosts: Vec<Starting> = spans.iter().map(begin).collect();
+        let client = self.begin(client);
+        (hosts.into_iter().map(Starting::ready).collect(), client.ready())
+    }
+
     fn begin(&mut self, more: &[&str]) -> Starting {
         let mut args = demo_args(self.root.path(), &self.models, self.members);
         self.members += 1;

@@ -199,7 +199,7 @@ fn control_messages() {
 fn messages_of_lanes() {
     let _alone = alone();
     let session = SessionId::from_bytes([1; 16]);
-    let hello = Greeting::new(session, 0, &lane(), [2; 32]).hello().clone();
+    let hello = Greeting::new(session, &lane(), [2; 32]).hello().clone();
     let (reply, _) = hello.answer(&lane(), [3; 32]);
     wire_type(1024, std::slice::from_ref(&hello));
     wire_type(1024, &[reply.clone(), LinkReply::Refused]);
@@ -223,7 +223,7 @@ fn messages_of_lanes() {
     });
     withstands("its answer", 300, vec![codec::encode(&reply)], TIMES, |bytes| {
         if let Ok(reply) = codec::decode::<LinkReply>(bytes, 1024) {
-            let _ = Greeting::new(session, 0, &lane(), [2; 32]).finish(&reply);
+            let _ = Greeting::new(session, &lane(), [2; 32]).finish(&reply);
         }
     });
 }
@@ -273,7 +273,7 @@ fn receipts_are_checked_whatever_they_say() {
     let _alone = alone();
     withstands("a receipt", 1_000, vec![codec::encode(&receipt())], TIMES, |bytes| {
         let Ok(receipt) = codec::decode::<Receipt>(bytes, MAX_RECORD) else { return };
-        let expected = Expected { host: receipt.host, span: receipt.span };
+        let expected = Expected { host: receipt.host, span: receipt.span, replaced: false };
         let claim = Claim {
             session: receipt.session,
             model: receipt.model,
@@ -514,15 +514,14 @@ fn ends() -> (Channel, Channel) {
 }
 
 fn lane() -> LaneOpening {
-    let peer = PeerId::from_public_key([6; 32]);
-    LaneOpening { peer, secret: Secret::from_bytes([4; 32]), generation: 1 }
+    let (peer, lane) = (PeerId::from_public_key([6; 32]), 0);
+    LaneOpening { lane, peer, secret: Secret::from_bytes([4; 32]), generation: 1, fresh: true }
 }
 
 fn opening() -> Opening {
     Opening {
         model: ModelId::of(b"m"),
         span: Span::whole(30).unwrap(),
-        hops: 1,
         numerics: Numerics::Echo,
         prompt_len: 3,
         positions: 64,
@@ -530,6 +529,7 @@ fn opening() -> Opening {
         out: Some(lane()),
         inward: None,
         prompt: vec![504, 3575, 282].try_into().unwrap(),
+        answer: BoundedVec::new(),
         tail: Some(TailOpening {
             task: TailTask::Generate {
                 sampling: Sampling::greedy(),

@@ -1,23 +1,22 @@
-//! Hosts that are lost in the middle of an answer, and clients that are: what the other side hears,
-//! and that it goes on.
+//! Hosts that are lost in the middle of an answer: it is what it would have been, and only what was
+//! lost is computed again. And clients that are lost: the hosts are free again.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use taimatsu_model::catalogue::SMOLLM2_135M;
 use taimatsu_model::{Store, pull, store};
 use taimatsu_tests::program::until;
-use taimatsu_tests::swarm::{Member, Swarm};
+use taimatsu_tests::recovery::{Answer, Arena, Ask, Fault};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_taimatsu-under-test");
 const MODEL: &str = "smollm2:135m";
 const SPANS: [&str; 3] = ["0-9", "10-19", "20-29"];
 
-/// Tokens asked for: far more than come before the loss.
-const LONG: u32 = 2_000;
+/// Two hosts of each span.
+const TWICE: [&str; 6] = ["0-9", "10-19", "20-29", "0-9", "10-19", "20-29"];
 
 /// The store with the real model in it; pulled where it is not.
 fn models() -> PathBuf {
@@ -26,173 +25,173 @@ fn models() -> PathBuf {
     dir
 }
 
-/// A chain of three, and who asks it.
-struct Chain {
-    hosts: [Member; 3],
-    client: Member,
-    swarm: Swarm,
+fn arena(spans: &[&str]) -> Arena {
+    Arena::stand(PROGRAM, &models(), MODEL, spans)
 }
 
-impl Chain {
-    fn start() -> Self {
-        let mut swarm = Swarm::start(PROGRAM, &models());
-        let (hosts, client) = swarm.hosts_and_client(&SPANS.map(|span| format!("{MODEL}@{span}")));
-        client.wait_until_covered();
-        Self { hosts, client, swarm }
+/// A question whose answer is long enough to lose hosts in.
+fn question(temperature: f64) -> Ask {
+    let prompt = (0..200).map(|id| 400 + id * 37 % 9_000).collect();
+    Ask { prompt, tokens: 48, temperature, seed: 7 }
+}
+
+/// Positions that an undisturbed answer needs on each hop.
+fn needed(ask: &Ask) -> u64 {
+    ask.prompt.len() as u64 + u64::from(ask.tokens) - 1
+}
+
+/// An answer that has begun: some of it has come.
+fn under_way(arena: &Arena, ask: &Ask) -> Answer {
+    let mut answer = arena.ask(ask);
+    answer.until(6);
+    assert_eq!(answer.error(), None);
+    answer
+}
+
+/// The hosts of these places of an answer are struck, and it is whole all the same; who stayed has
+/// computed nothing twice, and who came no more than the answer needs.
+fn struck(arena: &mut Arena, fault: Fault, places: &[usize], temperature: f64) {
+    let ask = question(temperature);
+    let whole = arena.whole(&ask);
+    arena.wait_until_known();
+    let peers: Vec<String> = arena.hosts.iter().map(|host| host.peer.clone()).collect();
+    let before = arena.computed(&peers);
+    let mut answer = under_way(arena, &ask);
+    let lost: Vec<String> = places.iter().map(|place| answer.route[*place].clone()).collect();
+    for peer in &lost {
+        arena.strike(fault, peer);
     }
-
-    /// A long answer that is under way: some of it has come.
-    fn ask(&self) -> Stream {
-        let reply = self.client.post(
-            "/v1/chat/completions",
-            &json!({
-                "model": MODEL,
-                "messages": [{"role": "user", "content": "Tell me all about the sea."}],
-                "max_tokens": LONG,
-                "ignore_eos": true,
-                "stream": true,
-            }),
-        );
-        assert_eq!(reply.status(), 200);
-        let mut stream = Stream(BufReader::new(reply));
-        for _ in 0..4 {
-            let event = stream.next().expect("the answer goes on");
-            assert!(event["choices"].is_array(), "{event}");
-        }
-        stream
+    answer.to_end();
+    let stayed: Vec<String> = peers.into_iter().filter(|peer| !lost.contains(peer)).collect();
+    let after = arena.computed(&stayed);
+    let report = answer.end.as_ref().unwrap()["finished"]["report"].clone();
+    assert_eq!(answer.tokens_of_a_good_end(), whole, "{fault:?} of {places:?}");
+    let hops = &report["hops"];
+    let told: Vec<&str> =
+        report["lost"].as_array().unwrap().iter().filter_map(|hop| hop["peer"].as_str()).collect();
+    assert!(lost.iter().all(|peer| told.contains(&peer.as_str())), "who has seen it is told");
+    for hop in hops.as_array().unwrap() {
+        let peer = hop["peer"].as_str().unwrap();
+        let computed = after.get(peer).map(|now| now - before[peer]);
+        assert_eq!(computed, Some(needed(&ask)), "{fault:?} of {places:?}: {hop}");
     }
-
-    /// Every host that is left has freed what the answer held.
-    fn is_free(&self, hosts: &[usize]) {
-        for host in hosts {
-            until("a host without sessions", || (self.hosts[*host].sessions() == 0).then_some(()));
-        }
+    for peer in lost.iter().filter(|_| fault == Fault::Stop) {
+        // What it says now is of an older generation: nobody listens, and it frees all.
+        arena.host(peer).signal("CONT");
     }
-}
-
-/// The events of a streamed answer. Dropping it closes the socket.
-struct Stream(BufReader<reqwest::blocking::Response>);
-
-impl Stream {
-    /// The next event's data; a text where it is not JSON.
-    fn next(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        while self.0.read_line(&mut line).expect("the stream ends in order") > 0 {
-            if let Some(data) = line.trim_end().strip_prefix("data: ") {
-                return Some(serde_json::from_str(data).unwrap_or_else(|_| json!(data)));
-            }
-            line.clear();
-        }
-        None
+    if fault == Fault::Leave {
+        arena.hosts.retain(|host| !lost.contains(&host.peer));
     }
-}
-
-/// The rest of an answer whose host is lost: it ends with an error that names that host, and with
-/// no other end.
-fn breaks_off(mut stream: Stream, lost: &str) {
-    let mut events = Vec::from_iter(std::iter::from_fn(|| stream.next()));
-    let last = events.pop().expect("there is a last word");
-    let message = last["error"]["message"].as_str().unwrap_or_else(|| panic!("no error: {last}"));
-    assert!(message.contains(lost), "{message} does not name {lost}");
-    assert!(["peer_failed", "peer_timeout"].contains(&last["error"]["code"].as_str().unwrap()));
-    for event in &events {
-        assert!(event["error"].is_null() && *event != "[DONE]", "{event}");
-        assert!(event["choices"][0]["finish_reason"].is_null(), "{event}");
-    }
-}
-
-/// What is asked of a chain that has lost a host.
-fn again() -> Value {
-    json!({
-        "model": MODEL,
-        "messages": [{"role": "user", "content": "And now?"}],
-        "max_tokens": 2,
-    })
-}
-
-/// The node that asked has not suffered: it says that it cannot answer.
-fn goes_on(chain: &Chain) {
-    let reply = chain.client.post("/v1/chat/completions", &again());
-    assert!(reply.status().is_server_error(), "{}", reply.status());
-    let error: Value = reply.json().unwrap();
-    assert!(error["error"]["message"].is_string(), "{error}");
-    let (status, health) = chain.client.get("/health");
-    assert!([200, 503].contains(&status), "{health}");
-}
-
-fn killed(number: usize) -> Chain {
-    let mut chain = Chain::start();
-    let stream = chain.ask();
-    chain.hosts[number].kill();
-    breaks_off(stream, &chain.hosts[number].peer);
-    let left: Vec<usize> = (0..3).filter(|host| *host != number).collect();
-    chain.is_free(&left);
-    goes_on(&chain);
-    chain
-}
-
-fn stopped(number: usize) {
-    let chain = Chain::start();
-    let stream = chain.ask();
-    chain.hosts[number].signal("STOP");
-    breaks_off(stream, &chain.hosts[number].peer);
-    let left: Vec<usize> = (0..3).filter(|host| *host != number).collect();
-    chain.is_free(&left);
-    chain.hosts[number].signal("CONT");
-    chain.is_free(&[number]);
+    arena.wait_until_free();
 }
 
 #[test]
-fn a_leader_that_is_killed_is_named() {
-    let _ = killed(0);
+fn a_leader_that_is_killed_is_replaced() {
+    struck(&mut arena(&TWICE), Fault::Kill, &[0], 0.0);
 }
 
 #[test]
-fn a_middle_that_is_killed_is_named_and_may_be_replaced() {
-    let mut chain = killed(1);
-    chain.hosts[1] = chain.swarm.host(&format!("{MODEL}@{}", SPANS[1]));
-    until("an answer with the new host", || {
-        let reply = chain.client.post("/v1/chat/completions", &again());
-        (reply.status() == 200).then_some(())
+fn a_middle_that_is_killed_is_replaced() {
+    struck(&mut arena(&TWICE), Fault::Kill, &[1], 0.8);
+}
+
+#[test]
+fn a_tail_that_is_killed_is_replaced() {
+    struck(&mut arena(&TWICE), Fault::Kill, &[2], 0.8);
+}
+
+#[test]
+fn neighbours_that_are_killed_at_once_are_replaced() {
+    struck(&mut arena(&TWICE), Fault::Kill, &[1, 2], 0.0);
+}
+
+#[test]
+fn hosts_that_stand_still_are_replaced_and_fenced_when_they_wake_up() {
+    for (place, temperature) in [(0, 0.8), (1, 0.0), (2, 0.0)] {
+        struck(&mut arena(&TWICE), Fault::Stop, &[place], temperature);
+    }
+}
+
+#[test]
+fn hosts_that_leave_hand_their_answers_on() {
+    for place in [0, 1, 2] {
+        struck(&mut arena(&TWICE), Fault::Leave, &[place], 0.0);
+    }
+}
+
+#[test]
+fn a_span_is_taken_by_two_and_lost_again() {
+    let mut arena = arena(&["0-9", "10-19", "20-29", "10-14", "15-19", "13-19"]);
+    let ask = question(0.0);
+    let whole = arena.whole(&ask);
+    let mut answer = under_way(&arena, &ask);
+    let middle = answer.route[1].clone();
+    arena.kill(&middle);
+    answer.until(20);
+    let second = arena.peer_of("15-19");
+    arena.kill(&second);
+    answer.to_end();
+    let hops = answer.end.as_ref().unwrap()["finished"]["report"]["hops"].clone();
+    assert_eq!(answer.tokens_of_a_good_end(), whole);
+    let blocks: Vec<&Value> = hops.as_array().unwrap().iter().map(|hop| &hop["blocks"]).collect();
+    assert_eq!(json!(blocks), json!([[0, 9], [10, 14], [15, 19], [20, 29]]));
+}
+
+#[test]
+fn without_anybody_the_answer_waits_for_whoever_comes() {
+    let mut arena = arena(&SPANS);
+    let ask = question(0.8);
+    let whole = arena.whole(&ask);
+    let mut answer = under_way(&arena, &ask);
+    let middle = answer.route[1].clone();
+    arena.kill(&middle);
+    // Another takes some seconds to stand.
+    arena.join(SPANS[1]);
+    answer.to_end();
+    assert_eq!(answer.tokens_of_a_good_end(), whole);
+}
+
+#[test]
+fn without_patience_the_answer_ends_with_the_host_that_was_lost() {
+    let client = ["--patience-seconds", "0"];
+    let mut arena = Arena::stand_with(PROGRAM, &models(), MODEL, &SPANS, &client);
+    let ask = Ask { tokens: 2_000, ..question(0.0) };
+    let mut answer = under_way(&arena, &ask);
+    let middle = answer.route[1].clone();
+    arena.kill(&middle);
+    answer.to_end();
+    let error = answer.error().expect("nobody takes its place").to_string();
+    assert!(error.contains(&middle) && error.contains("peer_failed"), "{error}");
+    arena.wait_until_free();
+}
+
+/// A streamed answer by the API that people use.
+fn chat(arena: &Arena) -> reqwest::blocking::Response {
+    let reply = arena.client.post(
+        "/v1/chat/completions",
+        &json!({
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "Tell me all about the sea."}],
+            "max_tokens": 2_000,
+            "ignore_eos": true,
+            "stream": true,
+        }),
+    );
+    assert_eq!(reply.status(), 200);
+    until("an answer under way", || {
+        arena.hosts.iter().all(|host| host.sessions() == 1).then_some(())
     });
+    reply
 }
 
 #[test]
-fn a_tail_that_is_killed_is_named() {
-    let _ = killed(2);
-}
-
-#[test]
-fn a_leader_that_stands_still_is_named() {
-    stopped(0);
-}
-
-#[test]
-fn a_middle_that_stands_still_is_named() {
-    stopped(1);
-}
-
-#[test]
-fn a_tail_that_stands_still_is_named() {
-    stopped(2);
-}
-
-#[test]
-fn a_client_that_closes_its_socket_frees_the_hosts() {
-    let chain = Chain::start();
-    let stream = chain.ask();
-    for host in &chain.hosts {
-        assert_eq!(host.sessions(), 1, "the answer is under way");
-    }
-    drop(stream);
-    chain.is_free(&[0, 1, 2]);
-    assert_eq!(chain.client.get("/health").0, 200);
-}
-
-#[test]
-fn a_client_that_is_killed_frees_the_hosts() {
-    let mut chain = Chain::start();
-    let _stream = chain.ask();
-    chain.client.kill();
-    chain.is_free(&[0, 1, 2]);
+fn a_client_that_is_gone_frees_the_hosts() {
+    let mut arena = arena(&SPANS);
+    let closed = chat(&arena);
+    drop(closed);
+    arena.wait_until_free();
+    assert_eq!(arena.client.get("/health").0, 200);
+    let _killed = chat(&arena);
+    arena.client.kill();
+    arena.wait_until_free();
 }

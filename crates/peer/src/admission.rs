@@ -15,8 +15,9 @@ pub(crate) struct Admission {
     max_sessions: usize,
     draining: bool,
     running: BTreeMap<SessionId, Reserved>,
-    /// Until when a copy of the session's opening could still come.
-    opened: BTreeMap<SessionId, UnixSeconds>,
+    /// Until when a copy of the opening of this hop of the session could still come. A host that
+    /// was lost may take a place in the same session again, under another number.
+    opened: BTreeMap<(SessionId, u8), UnixSeconds>,
 }
 
 /// What a running session holds.
@@ -56,9 +57,9 @@ impl Admission {
         hosted: &mut HostedSpans,
         opening: &OpeningSummary,
     ) -> Result<Span, Refusal> {
-        let OpeningSummary { session, model, span, positions, .. } = *opening;
+        let OpeningSummary { session, hop, model, span, positions, .. } = *opening;
         if self.running.contains_key(&session)
-            || self.opened.get(&session).is_some_and(|until| wall < *until)
+            || self.opened.get(&(session, hop)).is_some_and(|until| wall < *until)
         {
             return Err(Refusal::Replayed);
         }
@@ -85,7 +86,7 @@ impl Admission {
         serving.reserve(positions);
         let span = serving.what().span;
         self.running.insert(session, Reserved { model, span, positions });
-        self.opened.insert(session, opening.accepted_until);
+        self.opened.insert((session, hop), opening.accepted_until);
         Ok(span)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use taimatsu_protocol::{ModelId, Moment, PeerId};
-use taimatsu_routing::{Chain, Hop, HostTable, Outlook, PlanError, Request, plan};
+use taimatsu_routing::{Chain, Hop, HostTable, Outlook, Part, PlanError, Request, plan, plan_part};
 
 use crate::io::{Ask, Output, Privacy, RouteError};
 use crate::policy::{ASK_PATIENCE, LOOKUP_FRESH, LOOKUP_LOST, MAX_LOOKUPS, MAX_WAITING};
@@ -17,10 +17,34 @@ pub(crate) struct Asks {
     lookups: BTreeMap<ModelId, Lookup>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Waiting {
     ask: Ask,
+    /// Of an inference under way.
+    part: Option<Part>,
     until: Moment,
+}
+
+/// What an ask is answered with.
+enum Way {
+    Whole(Chain),
+    Part(Vec<Hop>),
+}
+
+impl Way {
+    fn hops(&self) -> &[Hop] {
+        match self {
+            Self::Whole(chain) => chain.hops(),
+            Self::Part(hops) => hops,
+        }
+    }
+
+    fn output(self, id: u64) -> Output {
+        match self {
+            Self::Whole(chain) => Output::Routed { id, chain },
+            Self::Part(hops) => Output::Mended { id, hops },
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,12 +74,12 @@ impl Asks {
         now: Moment,
         table: &HostTable,
         outlook: &Outlook,
-        ask: Ask,
+        (ask, part): (Ask, Option<Part>),
         outputs: &mut VecDeque<Output>,
     ) {
-        match self.plan(now, table, outlook, &ask) {
-            Ok(chain) if self.will_do(now, table, &chain, &ask.model) => {
-                outputs.push_back(Output::Routed { id: ask.id, chain });
+        match self.plan(now, table, outlook, &ask, part.as_ref()) {
+            Ok(way) if self.will_do(now, table, &way, &ask.model) => {
+                outputs.push_back(way.output(ask.id));
                 if !self.is_fresh(&ask.model, now) {
                     self.look_up(now, ask.model, outputs);
                 }
@@ -64,7 +88,7 @@ impl Asks {
                 outputs.push_back(Output::Unroutable { id: ask.id, error: RouteError::Busy });
             }
             _ => {
-                self.waiting.push_back(Waiting { ask, until: now + ASK_PATIENCE });
+                self.waiting.push_back(Waiting { ask, part, until: now + ASK_PATIENCE });
                 self.look_up(now, ask.model, outputs);
             }
         }
@@ -119,10 +143,10 @@ impl Asks {
     ) {
         let (ready, waiting): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(which);
         self.waiting = waiting.into();
-        for Waiting { ask, .. } in ready {
+        for Waiting { ask, part, .. } in ready {
             let id = ask.id;
-            outputs.push_back(match self.plan(now, table, outlook, &ask) {
-                Ok(chain) => Output::Routed { id, chain },
+            outputs.push_back(match self.plan(now, table, outlook, &ask, part.as_ref()) {
+                Ok(way) => way.output(id),
                 Err(error) => Output::Unroutable { id, error: RouteError::Plan(error) },
             });
         }
@@ -134,18 +158,22 @@ impl Asks {
         table: &HostTable,
         outlook: &Outlook,
         ask: &Ask,
-    ) -> Result<Chain, PlanError> {
+        part: Option<&Part>,
+    ) -> Result<Way, PlanError> {
         self.seed = self.seed.wrapping_add(1);
         let Ask { model, blocks, wish, positions, .. } = *ask;
         let request = Request { model, blocks, wish, positions, me: self.me, seed: self.seed };
-        plan(table, &request, outlook, now)
+        match part {
+            None => plan(table, &request, outlook, now).map(Way::Whole),
+            Some(part) => plan_part(table, &request, part, outlook, now).map(Way::Part),
+        }
     }
 
     /// Whether to go this way without looking for another: a host that just failed is taken again
     /// only when the swarm was asked for others.
-    fn will_do(&self, now: Moment, table: &HostTable, chain: &Chain, model: &ModelId) -> bool {
+    fn will_do(&self, now: Moment, table: &HostTable, way: &Way, model: &ModelId) -> bool {
         let failed = |hop: &Hop| table.is_suspended(&hop.peer, now);
-        self.is_fresh(model, now) || !chain.hops().iter().any(failed)
+        self.is_fresh(model, now) || !way.hops().iter().any(failed)
     }
 
     fn is_fresh(&self, model: &ModelId, now: Moment) -> bool {

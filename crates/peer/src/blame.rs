@@ -59,15 +59,10 @@ impl Blame {
                 Self::evidence((*hop).into(), Evidence::Fault(Fault::Protocol))
             }
             Failure::Unlinkable { lane } => Self::nothing(next((*lane).into())),
+            Failure::Leaves { hop } => Self::nothing((*hop).into()),
             Failure::HopFailed { hop, failure } => {
                 let hop = usize::from(*hop);
                 match failure {
-                    // Lane i leads from hop i to the next: whichever end did not complain.
-                    HopFailure::NeighbourLost { lane } => {
-                        let lane = usize::from(*lane);
-                        let accused = if lane == hop { next(lane) } else { lane };
-                        Self::evidence(accused, Evidence::Missed(Miss::Lost))
-                    }
                     HopFailure::BadFrame(_) | HopFailure::Disputed { .. } => {
                         Self { apart: Some((before(hop), hop)), ..Self::nothing(hop) }
                     }
@@ -105,13 +100,6 @@ mod tests {
 
     fn failed(hop: u8, failure: HopFailure) -> Blame {
         Blame::of(&Failure::HopFailed { hop, failure }, 3)
-    }
-
-    #[test]
-    fn whoever_complains_is_not_the_one() {
-        assert_eq!(failed(0, HopFailure::NeighbourLost { lane: 0 }).hop, 1);
-        assert_eq!(failed(2, HopFailure::NeighbourLost { lane: 1 }).hop, 1);
-        assert_eq!(failed(2, HopFailure::NeighbourLost { lane: 2 }).hop, 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use taimatsu_protocol::{
     Announcement, ModelId, Numerics, PeerId, SessionId, Span, SwarmId, UnixSeconds,
 };
 use taimatsu_reputation::Standing;
-use taimatsu_routing::{Chain, Hop, HopSpeed, PlanError, Wish};
+use taimatsu_routing::{Chain, Hop, HopSpeed, Part, PlanError, Wish};
 
 use crate::blame::AnswerReport;
 
@@ -61,12 +61,20 @@ pub enum Input {
     /// Somebody at this node wants an inference. Answered exactly once, by [`Output::Routed`] or
     /// [`Output::Unroutable`] with its id.
     Ask(Ask),
+    /// An inference of this node's asking has lost hosts, and wants others in their places.
+    /// Answered exactly once, by [`Output::Mended`] or [`Output::Unroutable`] with its id.
+    Mend {
+        /// The inference.
+        ask: Ask,
+        /// What is to be taken.
+        part: Box<Part>,
+    },
     /// A host that was routed to failed or refused: it is passed over for a while.
     HostFailed {
         /// Which.
         host: PeerId,
     },
-    /// An answer of this node's asking is over.
+    /// An answer of this node's asking is over, or has lost a hop and goes on.
     Answered(AnswerReport),
     /// The hosts that the owner trusts, in place of those named before.
     Trust(BTreeSet<PeerId>),
@@ -142,12 +150,12 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// From the chain that was asked and its hops' figures, in order; a hop that computed no
+    /// From the hops that computed and their figures, in order; a hop that computed no
     /// single position says nothing, and then the answer does not.
     #[must_use]
     pub fn of(
         model: ModelId,
-        chain: &Chain,
+        hops: &[Hop],
         stats: impl IntoIterator<Item = HopStats>,
         lap: Option<Duration>,
     ) -> Option<Self> {
@@ -155,7 +163,7 @@ impl Observed {
             let decode_micros = stats.decode_micros.checked_div(u64::from(stats.decode_steps))?;
             Some(HopSpeed { host: hop.peer, span: hop.span, decode_micros })
         };
-        let hops: Option<Vec<_>> = chain.hops().iter().zip(stats).map(speed).collect();
+        let hops: Option<Vec<_>> = hops.iter().zip(stats).map(speed).collect();
         Some(Self { model, hops: hops?, lap })
     }
 }
@@ -195,6 +203,8 @@ pub struct OpeningSummary {
     pub id: u64,
     /// The session.
     pub session: SessionId,
+    /// This hop's number in it.
+    pub hop: u8,
     /// Which model.
     pub model: ModelId,
     /// What of it this host would compute.
@@ -243,6 +253,13 @@ pub enum Output {
         id: u64,
         /// Where.
         chain: Chain,
+    },
+    /// Go on with these hops in the places of the lost ones.
+    Mended {
+        /// The ask's id.
+        id: u64,
+        /// Who, in order.
+        hops: Vec<Hop>,
     },
     /// It cannot be run.
     Unroutable {

@@ -76,7 +76,11 @@ impl Peer {
             }
             Input::Ask(ask) => {
                 let outlook = self.outlook(wall, ask.model, ask.privacy);
-                self.asks.ask(now, &self.table, &outlook, ask, &mut self.outputs);
+                self.asks.ask(now, &self.table, &outlook, (ask, None), &mut self.outputs);
+            }
+            Input::Mend { ask, part } => {
+                let outlook = self.outlook(wall, ask.model, ask.privacy);
+                self.asks.ask(now, &self.table, &outlook, (ask, Some(*part)), &mut self.outputs);
             }
             Input::Answered(report) => self.answered(now, wall, &report),
             Input::Trust(hosts) => self.trusted = hosts,

@@ -11,7 +11,7 @@ use taimatsu_peer::policy::{
     ANNOUNCE_EVERY, ANNOUNCEMENT_LIFE, ASK_PATIENCE, LOAD_COALESCE, LOOKUP_FRESH, LOOKUP_LOST,
     MAX_HOSTED, MAX_REPLAY, MAX_WAITING, RETRY_MS,
 };
-use taimatsu_peer::routing::{PlanError, Wish};
+use taimatsu_peer::routing::{Part, PlanError, Wish};
 use taimatsu_peer::session::Failure;
 use taimatsu_peer::{
     AnswerEnd, AnswerReport, Ask, Config, Hosting, Ignored, Input, Load, Observed, OpeningSummary,
@@ -100,6 +100,7 @@ fn opening(session: u8) -> OpeningSummary {
     OpeningSummary {
         id: 9,
         session: SessionId::from_bytes([session; 16]),
+        hop: 0,
         model: model(0),
         span: span("0-9"),
         numerics: Numerics::Echo,
@@ -401,6 +402,40 @@ fn a_host_that_failed_is_taken_again_only_when_others_were_looked_for() {
     assert!(matches!(bench.put(ask(3))[..], [Output::Routed { id: 3, .. }]));
 }
 
+/// Others for these blocks, without these hosts.
+fn mend(id: u64, blocks: std::ops::Range<u32>, without: &[u8]) -> Input {
+    let Input::Ask(ask) = ask(id) else { unreachable!() };
+    let without = without.iter().map(|host| peer_id(*host)).collect();
+    Input::Mend { ask, part: Box::new(Part { blocks, without, numerics: Numerics::Echo }) }
+}
+
+#[test]
+fn a_part_is_taken_by_whoever_has_it_or_more_and_is_not_excluded() {
+    let mut bench = Bench::new();
+    for (host, span) in [(2, "0-9"), (3, "10-19"), (4, "20-29"), (5, "10-14"), (6, "15-29")] {
+        bench.put(announced(host, announcement(host, span)));
+    }
+    let taken = |outputs: &[Output]| -> Vec<(PeerId, [u32; 2])> {
+        let hops = outputs.iter().find_map(|output| match output {
+            Output::Mended { hops, .. } => Some(hops),
+            _ => None,
+        });
+        hops.unwrap().iter().map(|hop| (hop.peer, hop.span.inclusive())).collect()
+    };
+    let one = bench.put(mend(1, 10..20, &[2, 4]));
+    assert_eq!(taken(&one), [(peer_id(3), [10, 19])]);
+    let two = bench.put(mend(2, 10..20, &[2, 3, 4]));
+    assert_eq!(taken(&two), [(peer_id(5), [10, 14]), (peer_id(6), [15, 19])]);
+    // Nobody: the swarm is asked once more before that is said.
+    bench.put(mend(3, 10..20, &[3, 5]));
+    let found = bench.put(Input::LookupDone { model: model(0) });
+    assert!(found.iter().any(|output| matches!(
+        output,
+        Output::Unroutable { id: 3, error: RouteError::Plan(PlanError::Uncovered { missing }) }
+            if missing[..] == [[10, 14]]
+    )));
+}
+
 #[test]
 fn a_host_that_was_seen_to_be_slow_is_not_believed() {
     let mut bench = Bench::new();
@@ -410,11 +445,11 @@ fn a_host_that_was_seen_to_be_slow_is_not_believed() {
     assert_eq!(chain.hops()[0].peer, peer_id(2));
     let stats = HopStats { decode_steps: 10, decode_micros: 10, ..HopStats::default() };
     let lap = Some(Duration::from_millis(400));
-    let seen = Observed::of(model(0), &chain, [stats], lap).unwrap();
+    let seen = Observed::of(model(0), chain.hops(), [stats], lap).unwrap();
     bench.put(Input::Observed(Box::new(seen)));
     let Output::Routed { chain, .. } = bench.put(ask(2)).remove(0) else { panic!("a way") };
     assert_eq!(chain.hops()[0].peer, peer_id(3));
-    assert_eq!(Observed::of(model(0), &chain, [HopStats::default()], lap), None);
+    assert_eq!(Observed::of(model(0), chain.hops(), [HopStats::default()], lap), None);
 }
 
 #[test]
@@ -616,13 +651,13 @@ fn an_answer_leaves_its_mark_and_a_restart_keeps_it() {
     let well = AnswerEnd::Well { receipts: Some(Ok(())) };
     let kept = bench.put(answered(&[2, 3], well));
     assert_eq!(kept.len(), 4, "each in time, each receipted");
-    let failure = Failure::HopFailed { hop: 0, failure: HopFailure::NeighbourLost { lane: 0 } };
+    let failure = Failure::HopLost { hop: 1 };
     let mut kept: BTreeMap<PeerId, Output> = BTreeMap::new();
     for output in bench.put(answered(&[2, 3], AnswerEnd::Failed(failure))) {
         let Output::Remember { peer, .. } = &output else { panic!("{output:?}") };
         kept.insert(*peer, output);
     }
-    assert_eq!(kept.keys().collect::<Vec<_>>(), [&peer_id(3)], "whoever was complained of");
+    assert_eq!(kept.keys().collect::<Vec<_>>(), [&peer_id(3)], "whoever was lost");
     let before = bench.peer.reputation().standing(&peer_id(3), &model(0)).cloned();
     let mut restarted = Bench::new();
     for output in kept.into_values() {
@@ -719,7 +754,9 @@ struct Ledger {
 impl Ledger {
     fn note(&mut self, output: &Output) {
         match output {
-            Output::Routed { id, .. } | Output::Unroutable { id, .. } => {
+            Output::Routed { id, .. }
+            | Output::Mended { id, .. }
+            | Output::Unroutable { id, .. } => {
                 *self.asked.get_mut(id).expect("an answer to nothing") += 1;
             }
             Output::Admit { id, .. } | Output::Refuse { id, .. } => {

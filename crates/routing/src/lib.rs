@@ -69,5 +69,5 @@ pub mod table;
 pub use chain::{Chain, ChainError, Hop};
 pub use observed::HopSpeed;
 pub use outlook::Outlook;
-pub use plan::{PlanError, Request, Wish, plan};
+pub use plan::{Part, PlanError, Request, Wish, plan, plan_part};
 pub use table::{HostTable, Inserted, missing};

@@ -1,6 +1,7 @@
 //! From a table and a wish to the best chain.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use taimatsu_protocol::opening::MAX_HOPS;
 use taimatsu_protocol::{Announcement, ModelId, Moment, Numerics, PeerId};
@@ -9,7 +10,7 @@ use crate::chain::{Chain, Hop};
 use crate::outlook::Outlook;
 use crate::policy::PATIENCE;
 use crate::search::{Candidate, Found, Limits, search};
-use crate::table::{HostTable, Pairs, missing};
+use crate::table::{HostTable, Pairs, missing, missing_of};
 
 /// What is asked of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,17 @@ pub enum Wish {
     Whole,
     /// At least two hosts.
     Chain,
+}
+
+/// A part of a chain that is to be taken by others, while the rest of it stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its blocks.
+    pub blocks: Range<u32>,
+    /// Who may not be in it: the hops that stay, and whoever was just found wanting.
+    pub without: BTreeSet<PeerId>,
+    /// The arithmetic of the rest.
+    pub numerics: Numerics,
 }
 
 /// Why there is no chain.
@@ -77,93 +89,152 @@ pub fn plan(
     outlook: &Outlook,
     now: Moment,
 ) -> Result<Chain, PlanError> {
+    let hosts = hosts(table, request, outlook, |_| true);
+    let missing = missing(hosts.iter().map(|host| host.span), request.blocks);
+    if !missing.is_empty() || request.blocks == 0 {
+        return Err(PlanError::Uncovered { missing });
+    }
+    let (numerics, hops) = way(table, request, outlook, now, hosts, 0..request.blocks)?;
+    Ok(Chain::new(request.blocks, numerics, hops).expect("a search keeps the chain's rules"))
+}
+
+/// The best hops for a part of a chain, by the same figures. A host around the part may compute
+/// just that much of its span.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn plan_part(
+    table: &HostTable,
+    request: &Request,
+    part: &Part,
+    outlook: &Outlook,
+    now: Moment,
+) -> Result<Vec<Hop>, PlanError> {
+    let may =
+        |host: &Announcement| host.numerics == part.numerics && !part.without.contains(&host.host);
+    let hosts = hosts(table, request, outlook, may);
+    let missing = missing_of(hosts.iter().map(|host| host.span), part.blocks.clone());
+    if !missing.is_empty() || part.blocks.is_empty() {
+        return Err(PlanError::Uncovered { missing });
+    }
+    // How many hops the whole has is not for its parts.
+    let request = Request { wish: Wish::Any, ..*request };
+    Ok(way(table, &request, outlook, now, hosts, part.blocks.clone())?.1)
+}
+
+/// Whoever may be asked, in an order that differs from request to request.
+fn hosts<'a>(
+    table: &'a HostTable,
+    request: &Request,
+    outlook: &Outlook,
+    may: impl Fn(&Announcement) -> bool,
+) -> Vec<&'a Announcement> {
     let of_model = |host: &&Announcement| {
         host.blocks == request.blocks
             && !host.leaving
             && host.host != request.me
             && outlook.allows(&host.host)
+            && may(host)
     };
     let mut hosts: Vec<_> = table.hosts(request.model).filter(of_model).collect();
     hosts.sort_by_key(|host| (mixed(request.seed, &host.host), host.host, host.span));
-    let missing = missing(hosts.iter().map(|host| host.span), request.blocks);
-    if !missing.is_empty() || request.blocks == 0 {
-        return Err(PlanError::Uncovered { missing });
-    }
+    hosts
+}
+
+fn way(
+    table: &HostTable,
+    request: &Request,
+    outlook: &Outlook,
+    now: Moment,
+    hosts: Vec<&Announcement>,
+    part: Range<u32>,
+) -> Result<Way, PlanError> {
     let candidates: Vec<_> = hosts
         .into_iter()
         .map(|host| Candidate::new(table, request, host, outlook.odds(&host.host)))
         .collect();
     let with_room: Vec<_> = candidates.iter().copied().filter(Candidate::has_room).collect();
     let avoided = table.avoided(now);
-    let best = |candidates: &[Candidate<'_>]| best(candidates, request, &avoided);
+    let best = |candidates: &[Candidate<'_>]| best(candidates, request, &part, &avoided);
     let trusted = |candidate: &Candidate<'_>| {
         let host = candidate.host();
         !table.is_suspended(&host, now) && !outlook.is_distrusted(&host)
     };
     let preferred: Vec<_> = with_room.iter().copied().filter(trusted).collect();
-    if let Some(chain) = best(&preferred) {
-        return Ok(chain);
+    if let Some(way) = best(&preferred) {
+        return Ok(way);
     }
     // The same hosts again would give the same answer.
     if with_room.len() > preferred.len()
-        && let Some(chain) = best(&with_room)
+        && let Some(way) = best(&with_room)
     {
-        return Ok(chain);
+        return Ok(way);
     }
     let full = candidates.len() > with_room.len() && best(&candidates).is_some();
     Err(if full { PlanError::NoCapacity } else { PlanError::NoSuchRoute })
 }
 
-/// The best chain of these hosts: with spans as announced, otherwise entering some midway.
-fn best(candidates: &[Candidate<'_>], request: &Request, avoided: &Pairs) -> Option<Chain> {
-    best_of(candidates, request, avoided, true)
-        .or_else(|| best_of(candidates, request, avoided, false))
+/// Hops in order, and the arithmetic of all.
+type Way = (Numerics, Vec<Hop>);
+
+/// The best way of these hosts: with spans as announced, otherwise entering some midway.
+fn best(
+    candidates: &[Candidate<'_>],
+    request: &Request,
+    part: &Range<u32>,
+    avoided: &Pairs,
+) -> Option<Way> {
+    best_of(candidates, request, part, avoided, true)
+        .or_else(|| best_of(candidates, request, part, avoided, false))
 }
 
 fn best_of(
     candidates: &[Candidate<'_>],
     request: &Request,
+    part: &Range<u32>,
     avoided: &Pairs,
     exact: bool,
-) -> Option<Chain> {
+) -> Option<Way> {
     let (min_hops, max_hops) = match request.wish {
         Wish::Any => (1, MAX_HOPS),
         Wish::Whole => (1, 1),
         Wish::Chain => (2, MAX_HOPS),
     };
-    let limits = Limits { blocks: request.blocks, min_hops, max_hops, exact, avoided };
+    let Range { start: from, end: until } = *part;
+    let limits = Limits { from, until, min_hops, max_hops, exact, avoided };
     let kinds: BTreeSet<Numerics> = candidates.iter().map(Candidate::numerics).collect();
     let mut found = Vec::new();
     for numerics in kinds {
         let alike: Vec<_> =
             candidates.iter().copied().filter(|host| host.numerics() == numerics).collect();
         let ways = search(&alike, limits).into_iter();
-        found.extend(ways.map(|way| (way.plain, chain(&alike, &way, request.blocks, numerics))));
+        let hops = |way: &Found| hops(&alike, way, part, request.blocks);
+        found.extend(ways.map(|way| (way.plain, (numerics, hops(&way)))));
     }
     choose(found)
 }
 
 /// Of ways through: the fewest hops that are not too slow; of these the cheapest.
-fn choose(found: Vec<(u64, Chain)>) -> Option<Chain> {
+fn choose(found: Vec<(u64, Way)>) -> Option<Way> {
     let cheapest = found.iter().map(|(cost, _)| *cost).min()?;
     let (more, than) = PATIENCE;
     let bearable = u128::from(cheapest) * u128::from(more);
     found
         .into_iter()
         .filter(|(cost, _)| u128::from(*cost) * u128::from(than) <= bearable)
-        .min_by_key(|(cost, chain)| (chain.hops().len(), *cost))
-        .map(|(_, chain)| chain)
+        .min_by_key(|(cost, (_, hops))| (hops.len(), *cost))
+        .map(|(_, way)| way)
 }
 
-fn chain(candidates: &[Candidate<'_>], way: &Found, blocks: u32, numerics: Numerics) -> Chain {
-    let mut entry = 0;
+fn hops(candidates: &[Candidate<'_>], way: &Found, part: &Range<u32>, blocks: u32) -> Vec<Hop> {
+    let mut entry = part.start;
     let mut hops = Vec::with_capacity(way.path.len());
     for index in &way.path {
-        let hop: Hop = candidates[*index].hop(entry, blocks);
+        let hop: Hop = candidates[*index].hop(entry, part.end, blocks);
         entry = hop.span.blocks().end;
         hops.push(hop);
     }
-    Chain::new(blocks, numerics, hops).expect("a search keeps the chain's rules")
+    hops
 }
 
 fn ranges(missing: &[[u32; 2]]) -> String {

@@ -30,7 +30,10 @@ pub(crate) struct Candidate<'a> {
 /// What a way must keep to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits<'a> {
-    pub(crate) blocks: u32,
+    /// Where the first hop begins.
+    pub(crate) from: u32,
+    /// Where the last one ends.
+    pub(crate) until: u32,
     pub(crate) min_hops: usize,
     pub(crate) max_hops: usize,
     /// Spans only as announced, none entered midway.
@@ -91,9 +94,11 @@ impl<'a> Candidate<'a> {
         self.host.free_positions > 0
     }
 
-    /// The hop that computes from `entry` to the end of this span.
-    pub(crate) fn hop(&self, entry: u32, blocks: u32) -> Hop {
-        let span = Span::new(entry..self.end(), blocks).expect("it is entered inside its span");
+    /// The hop that computes from `entry` to the end of this span, or to `until` where that is
+    /// before it.
+    pub(crate) fn hop(&self, entry: u32, until: u32, blocks: u32) -> Hop {
+        let end = self.end().min(until);
+        let span = Span::new(entry..end, blocks).expect("it is entered inside its span");
         Hop { peer: self.host.host, span, prekey: self.host.prekey }
     }
 
@@ -106,13 +111,13 @@ impl<'a> Candidate<'a> {
     }
 
     /// Microseconds that it adds to a lap, entered at `entry` from `previous`.
-    fn cost(&self, entry: u32, previous: Option<&Self>, avoided: &Pairs) -> u64 {
+    fn cost(&self, entry: u32, until: u32, previous: Option<&Self>, avoided: &Pairs) -> u64 {
         let half_rtt = previous.map_or(self.half_rtt_from_me, |previous| {
             let said = announced_rtt(previous.host, &self.host.host)
                 .or_else(|| announced_rtt(self.host, &previous.host.host));
             said.map_or(UNKNOWN_RTT_MICROS, u64::from) / 2
         });
-        let used = u64::from(self.end() - entry);
+        let used = u64::from(self.end().min(until) - entry);
         let part = |micros: u64| micros.saturating_mul(used) / u64::from(self.end() - self.first());
         let said = match u64::from(self.host.decode_micros) {
             0 => used.saturating_mul(UNMEASURED_BLOCK_MICROS),
@@ -150,7 +155,7 @@ pub(crate) fn search(candidates: &[Candidate<'_>], limits: Limits<'_>) -> Vec<Fo
     for hops in 1..=limits.max_hops {
         let mut grown: BTreeMap<usize, Vec<Part>> = BTreeMap::new();
         for part in &parts {
-            let entry = part.path.last().map_or(0, |last| candidates[*last].end());
+            let entry = part.path.last().map_or(limits.from, |last| candidates[*last].end());
             let from = if limits.exact { entry } else { 0 };
             for index in
                 by_first.range(from..=entry).flat_map(|(_, indices)| indices.iter().copied())
@@ -166,14 +171,14 @@ pub(crate) fn search(candidates: &[Candidate<'_>], limits: Limits<'_>) -> Vec<Fo
                 let again = spans_of.get(&candidate.host()).is_some_and(|spans| *spans > 1);
                 keep(
                     grown.entry(index).or_default(),
-                    extend(candidates, part, index, again, limits.avoided),
+                    extend(candidates, part, index, again, limits),
                 );
             }
         }
         let (complete, partial): (Vec<_>, Vec<_>) = grown
             .into_iter()
             .flat_map(|(index, kept)| kept.into_iter().map(move |part| (index, part)))
-            .partition(|(index, _)| candidates[*index].end() == limits.blocks);
+            .partition(|(index, _)| candidates[*index].end() >= limits.until);
         let limit = found.iter().map(|way| way.cost).min().unwrap_or(u64::MAX);
         if let Some((_, part)) = complete.into_iter().min_by_key(|(index, p)| (p.cost, *index))
             && hops >= limits.min_hops
@@ -196,13 +201,13 @@ fn extend(
     part: &Part,
     index: usize,
     again: bool,
-    avoided: &Pairs,
+    limits: Limits<'_>,
 ) -> Part {
     let previous = part.path.last().map(|last| &candidates[*last]);
-    let entry = previous.map_or(0, Candidate::end);
+    let entry = previous.map_or(limits.from, Candidate::end);
     let candidate = &candidates[index];
     let mut grown = part.clone();
-    let plain = candidate.cost(entry, previous, avoided);
+    let plain = candidate.cost(entry, limits.until, previous, limits.avoided);
     let lucky = plain.saturating_add(plain.saturating_mul(candidate.luck) / 1_000);
     grown.plain = part.plain.saturating_add(plain);
     grown.cost = part.cost.saturating_add(lucky);

@@ -1,6 +1,7 @@
 //! What hosts said of themselves, signed, until it expires.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use taimatsu_protocol::announcement::MAX_BLOCKS;
@@ -316,18 +317,23 @@ pub(crate) fn announced_rtt(host: &Announcement, to: &PeerId) -> Option<u32> {
 /// What is left of `0..blocks` without these spans, as inclusive ranges.
 #[must_use]
 pub fn missing(spans: impl Iterator<Item = Span>, blocks: u32) -> Vec<[u32; 2]> {
+    missing_of(spans, 0..blocks)
+}
+
+/// What is left of a part without these spans, as inclusive ranges.
+pub(crate) fn missing_of(spans: impl Iterator<Item = Span>, part: Range<u32>) -> Vec<[u32; 2]> {
     let mut spans: Vec<_> = spans.map(|span| span.blocks()).collect();
     spans.sort_by_key(|span| span.start);
     let mut missing = Vec::new();
-    let mut covered = 0;
+    let mut covered = part.start;
     for span in spans {
-        if span.start > covered {
-            missing.push([covered, span.start - 1]);
+        if span.start > covered && covered < part.end {
+            missing.push([covered, span.start.min(part.end) - 1]);
         }
         covered = covered.max(span.end);
     }
-    if covered < blocks {
-        missing.push([covered, blocks - 1]);
+    if covered < part.end {
+        missing.push([covered, part.end - 1]);
     }
     missing
 }

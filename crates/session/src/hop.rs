@@ -8,25 +8,34 @@ use taimatsu_protocol::control::{HopFailure, HopStats, ToClient, ToHop, Violatio
 use taimatsu_protocol::link::Downstream;
 use taimatsu_protocol::sealed::Mark;
 
-use crate::policy::{ACK_COALESCE, CLIENT_SILENCE, HEARTBEAT, LANE_GRACE, PREFILL_CHUNK, WINDOW};
+use crate::policy::{ACK_COALESCE, CLIENT_SILENCE, HEARTBEAT, PREFILL_CHUNK, WINDOW};
 use crate::tail::{Tail, TailConfig};
 
 mod io;
 mod lanes;
 mod receipts;
+mod retained;
 mod steps;
 
 use receipts::Book;
+use retained::Retained;
 
-pub use io::{End, Executed, HopConfig, HopInput, HopOutput, Job, JobInput, Want};
+pub use io::{
+    End, Executed, HopConfig, HopInput, HopOutput, Job, JobInput, LaneTerms, Lanes, Want,
+};
 
 /// A host's part of a session. See the crate's page for the call order.
 #[derive(Debug)]
 pub struct Hop {
     config: HopConfig,
+    leader: bool,
     /// None in a scoring session, and elsewhere than at the tail.
     tail: Option<Tail>,
+    /// Whether it is the tail.
+    head: bool,
     state: State,
+    /// It may compute: both its lanes stood once, or there is somebody who waits for it.
+    started: bool,
     lane_in: Lane,
     lane_out: Lane,
     epoch: u32,
@@ -39,8 +48,13 @@ pub struct Hop {
     /// Inputs that wait for the executor, oldest first; bounded by the permission given.
     queue: VecDeque<Pending>,
     executing: Option<Running>,
-    /// Computed and over the next hop's permission, with its first position.
-    held: Option<(Mark, Bytes)>,
+    /// What came out, for the next hop and whoever takes its place; empty at the tail.
+    retained: Retained,
+    /// It is known where on this connection the next hop goes on.
+    sending: bool,
+    /// What the next hop has, or is on its way to it: the end of positions; of the tail's ids,
+    /// the position of the next one.
+    sent: u32,
     /// The next hop's permission.
     may_send_until: u32,
     /// Our permission to the previous hop.
@@ -52,8 +66,6 @@ pub struct Hop {
     news: bool,
     /// Gathers what this hop signs; none where nothing is.
     book: Option<Book>,
-    /// The first lane that was lost while running, and when.
-    lost: Option<(u8, Moment)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +80,21 @@ struct Lane {
     number: u8,
     generation: u32,
     up: bool,
+    /// Lost in this generation, and the client knows.
+    failed: bool,
     relayed: bool,
+    /// Its receiver is new to the session.
+    fresh: bool,
+}
+
+impl Lane {
+    const fn new(number: u8, generation: u32, fresh: bool) -> Self {
+        Self { number, generation, up: false, failed: false, relayed: false, fresh }
+    }
+
+    const fn of(terms: LaneTerms) -> Self {
+        Self::new(terms.number, terms.generation, terms.fresh)
+    }
 }
 
 #[derive(Debug)]
@@ -90,28 +116,40 @@ impl Hop {
     /// The session as it is right after its opening was accepted.
     #[must_use]
     pub fn new(now: Moment, mut config: HopConfig) -> Self {
-        let lane = |number, generation| Lane { number, generation, up: false, relayed: false };
-        let previous = (config.hop + config.hops - 1) % config.hops;
+        // All lanes of a new session have the generation 1.
+        let later = |lanes: Lanes| lanes.inward.generation > 1;
+        let heir = config.lanes.map_or(!config.answer.is_empty(), later);
+        let head = config.tail.is_some();
         let tail = match config.tail.take() {
             Some(TailConfig::Generate { credit, end_ids }) => {
                 // The last token needs no KV of its own.
                 let limit = config.positions - config.prompt_len + 1;
-                Some(Tail::new(credit, limit, end_ids))
+                let tail = Tail::new(credit, limit, end_ids);
+                Some(if heir { tail.after(config.answer.clone()) } else { tail })
             }
             Some(TailConfig::Score) | None => None,
         };
+        let alone = LaneTerms { number: config.hop, generation: 0, fresh: true };
+        let Lanes { inward, out } = config.lanes.unwrap_or(Lanes { inward: alone, out: alone });
+        let leader = !config.prompt.is_empty();
         let mut hop = Self {
             tail,
+            head,
+            leader,
             state: State::Linking,
-            lane_in: lane(previous, config.generations.0),
-            lane_out: lane(config.hop, config.generations.1),
+            // A leader in a lost one's place is waited for.
+            started: !leader || heir,
+            lane_in: Lane::of(inward),
+            lane_out: Lane::of(out),
             epoch: 0,
             received: 0,
             kv_len: 0,
             committed: 0,
             queue: VecDeque::new(),
             executing: None,
-            held: None,
+            retained: Retained::new(config.hidden as usize * 4),
+            sending: false,
+            sent: 0,
             may_send_until: WINDOW,
             permitted: WINDOW,
             stats: HopStats::default(),
@@ -120,7 +158,6 @@ impl Hop {
             last_told: now,
             news: false,
             book: config.receipts.map(Book::new),
-            lost: None,
             config,
         };
         hop.begin();
@@ -138,15 +175,13 @@ impl Hop {
             HopInput::FromUpstream { mark, message, tensor } => {
                 self.on_upstream(now, mark, message, tensor);
             }
-            HopInput::FromDownstream(ack) => {
-                self.may_send_until = self.may_send_until.max(ack.until);
-                self.send_held();
-            }
+            HopInput::FromDownstream(ack) => self.acknowledged(ack),
             HopInput::FromClient(message) => self.on_client(now, message),
             HopInput::Broken(violation) => self.fail(HopFailure::BadFrame(violation)),
             HopInput::ClientLost => self.end(),
             HopInput::Executed { result, micros } => self.executed(now, result, micros),
             HopInput::Signed(signed) => self.signed(signed),
+            HopInput::Leaving => self.tell_client(now, ToClient::Leaving),
             HopInput::Drain => self.fail(HopFailure::Draining),
         }
         self.work();
@@ -166,8 +201,7 @@ impl Hop {
             return None;
         }
         let tell = if self.news { ACK_COALESCE } else { HEARTBEAT };
-        let next = (self.last_client + CLIENT_SILENCE).min(self.last_told + tell);
-        Some(self.lost.map_or(next, |(_, at)| next.min(at + LANE_GRACE)))
+        Some((self.last_client + CLIENT_SILENCE).min(self.last_told + tell))
     }
 
     /// The moment of [`Self::poll_timeout`] has come.
@@ -179,7 +213,6 @@ impl Hop {
             self.end();
             return;
         }
-        self.complain(now);
         self.tell(now);
         if now.since(self.last_told) >= HEARTBEAT {
             self.ack(now);
@@ -192,59 +225,63 @@ impl Hop {
         self.state == State::Done
     }
 
-    fn is_leader(&self) -> bool {
-        self.config.hop == 0
-    }
-
-    fn is_tail(&self) -> bool {
-        self.config.hop + 1 == self.config.hops
+    /// Positions taken in so far.
+    #[must_use]
+    pub const fn received(&self) -> u32 {
+        self.received
     }
 
     fn begin(&mut self) {
-        if self.is_leader() {
-            let prompt = std::mem::take(&mut self.config.prompt);
-            self.received = self.config.prompt_len;
-            self.book_input(&JobInput::Ids(prompt.clone()));
+        if self.leader {
+            let mut ids = std::mem::take(&mut self.config.prompt);
+            // The last one comes from the tail, when the credit covers what follows it.
+            let given = self.config.answer.len().saturating_sub(1);
+            ids.extend(&self.config.answer[..given]);
+            self.received = ids.len() as u32;
+            self.book_input(&JobInput::Ids(ids.clone()));
             self.commit(self.received);
             let mut start = 0;
-            for chunk in prompt.chunks(PREFILL_CHUNK as usize) {
+            for chunk in ids.chunks(PREFILL_CHUNK as usize) {
                 let count = chunk.len() as u32;
                 let input = JobInput::Ids(chunk.to_vec());
                 self.queue.push_back(Pending { start, count, input });
                 start += count;
             }
         }
-        if self.config.hops == 1 {
-            self.state = State::Running;
-            self.work();
+        self.config.answer = Vec::new();
+        if self.config.lanes.is_none() {
+            (self.state, self.started) = (State::Running, true);
+            self.pass_on();
         } else {
             let (inward, outward) = (self.lane_in.generation, self.lane_out.generation);
             self.outputs.push_back(HopOutput::Expect { generation: inward, relayed: false });
             self.outputs.push_back(HopOutput::Dial { generation: outward, relayed: false });
         }
+        self.work();
     }
 
     fn on_client(&mut self, now: Moment, message: ToHop) {
         self.last_client = now;
         match message {
             ToHop::Grant { until } => {
-                let releases = self.tail.as_mut().map(|tail| tail.grant(until));
-                self.release(now, releases.unwrap_or_default());
+                let verdict = self.tail.as_mut().and_then(|tail| tail.grant(until));
+                self.release(now, verdict);
             }
             ToHop::Relay { lane, generation } => self.relay(lane, generation),
+            ToHop::Relink(lane) => self.relink(lane),
             ToHop::KeepAlive | ToHop::Forward(_) => {}
             ToHop::Close { through } => self.close(now, through),
         }
     }
 
     fn on_upstream(&mut self, now: Moment, mark: Mark, message: Downstream, tensor: Option<Bytes>) {
-        let taken = match (message, tensor, self.is_leader()) {
+        let taken = match (message, tensor, self.leader) {
             (Downstream::Step { count, committed_through }, Some(tensor), false) => {
                 let taken = self.take_step(mark, count, tensor);
                 self.commit(committed_through);
                 taken
             }
-            (Downstream::Receipt(above), None, false) => self.take_receipt(above),
+            (Downstream::Receipt(above), None, false) => self.take_receipt(mark.step, above),
             (Downstream::Accepted { ids, .. }, None, true) => self.take_accepted(mark, &ids),
             _ => Err(Violation::OutOfPlace),
         };
@@ -282,7 +319,6 @@ impl Hop {
         if self.state != State::Done {
             self.state = State::Done;
             self.queue.clear();
-            self.held = None;
             self.outputs.push_back(HopOutput::End);
         }
     }

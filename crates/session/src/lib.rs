@@ -16,8 +16,8 @@
 //! use taimatsu_session::{Hop, HopConfig, HopOutput, TailConfig};
 //! // A whole-model host, alone in its ring, prefills at once.
 //! let config = HopConfig {
-//!     hop: 0, hops: 1, hidden: 4, prompt_len: 3, positions: 16,
-//!     prompt: vec![5, 6, 7], generations: (1, 1),
+//!     hop: 0, hidden: 4, prompt_len: 3, positions: 16,
+//!     prompt: vec![5, 6, 7], answer: Vec::new(), lanes: None,
 //!     tail: Some(TailConfig::Generate { credit: 8, end_ids: vec![2] }),
 //!     receipts: None,
 //! };
@@ -30,6 +30,10 @@ pub mod origin;
 pub mod policy;
 mod tail;
 
-pub use hop::{End, Executed, Hop, HopConfig, HopInput, HopOutput, Job, JobInput, Want};
-pub use origin::{Failure, Finish, Origin, OriginConfig, OriginInput, OriginOutput};
+pub use hop::{
+    End, Executed, Hop, HopConfig, HopInput, HopOutput, Job, JobInput, LaneTerms, Lanes, Want,
+};
+pub use origin::{
+    Failure, Finish, LaneEnd, Newcomer, Origin, OriginConfig, OriginInput, OriginOutput,
+};
 pub use tail::{ReceiptTerms, TailConfig};

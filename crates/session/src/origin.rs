@@ -4,31 +4,46 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use taimatsu_protocol::Moment;
-use taimatsu_protocol::control::{HopFailure, HopStats, Score, ToClient, ToHop, Token};
-use taimatsu_protocol::receipt::RECEIPT_EVERY;
+use taimatsu_protocol::control::{HopStats, Score, ToClient, ToHop, Token};
 use taimatsu_protocol::signed::SignedBytes;
 
 use crate::policy::{CLOSE_TIMEOUT, CREDIT, HEARTBEAT, OPEN_TIMEOUT, STALL};
 
-mod blame;
+mod closing;
 mod io;
 mod lanes;
+mod mending;
+mod views;
 
-pub use io::{Failure, Finish, OriginConfig, OriginInput, OriginOutput};
+use mending::{Mending, Seek};
+use views::{HopView, LaneView};
+
+pub use io::{Failure, Finish, LaneEnd, Newcomer, OriginConfig, OriginInput, OriginOutput};
 
 /// The client's part of a session. See the crate's page for the call order.
 #[derive(Debug)]
 pub struct Origin {
     config: OriginConfig,
     state: State,
+    /// The numbers of the hops, leader first.
+    ring: Vec<u8>,
+    /// By number, those included that are gone.
     hops: Vec<HopView>,
-    lanes: Vec<LaneView>,
+    /// The last one that a connection was given.
+    generation: u32,
+    /// The ring is not whole.
+    mending: Option<Mending>,
+    seek: Seek,
+    /// The ring that a failure speaks of.
+    blamed: Vec<u8>,
+    /// Since the last token.
+    losses: u32,
+    /// Losses where nobody knows who was wrong.
+    disputes: u32,
     granted: u32,
     /// Tokens (or scored positions) handed on.
     handed: u32,
     finish: Finish,
-    /// Of each hop, in the order of positions.
-    receipts: Vec<Vec<SignedBytes>>,
     /// Ids that the chain had released when it was closed: not handed on, but signed for.
     late: Vec<u32>,
     forwarded: u32,
@@ -47,53 +62,30 @@ enum State {
     Done,
 }
 
-/// What the client knows of a hop.
-#[derive(Debug, Clone, Copy)]
-struct HopView {
-    accepted: bool,
-    closed: bool,
-    /// It said so itself, and with it everything that it had to say.
-    said_goodbye: bool,
-    complaint: Option<blame::Complaint>,
-    heard_at: Moment,
-    kv_len: u32,
-    stats: HopStats,
-}
-
-/// What the client knows of a lane.
-#[derive(Debug, Clone, Copy)]
-struct LaneView {
-    generation: u32,
-    relayed: bool,
-    up_at_source: bool,
-    up_at_target: bool,
-}
-
 impl Origin {
-    /// The session as it is when the openings are sent.
+    /// The session as it begins: its openings are to be sent.
     #[must_use]
     pub fn new(now: Moment, config: OriginConfig) -> Self {
-        let hop = HopView {
-            accepted: false,
-            closed: false,
-            said_goodbye: false,
-            complaint: None,
-            heard_at: now,
-            kv_len: 0,
-            stats: HopStats::default(),
-        };
-        let lane =
-            LaneView { generation: 1, relayed: false, up_at_source: false, up_at_target: false };
-        let lanes = if config.hops == 1 { 0 } else { usize::from(config.hops) };
-        Self {
+        let ring: Vec<u8> = (0..config.hops).collect();
+        let mut hops = vec![HopView::new(now, false); ring.len()];
+        for (hop, view) in hops.iter_mut().enumerate() {
+            let to = ring[(hop + 1) % ring.len()];
+            view.lane = LaneView::new(now, to, 1, true);
+        }
+        let mut origin = Self {
             config,
             state: State::Opening,
-            hops: vec![hop; usize::from(config.hops)],
-            lanes: vec![lane; lanes],
+            ring,
+            hops,
+            generation: 1,
+            mending: None,
+            seek: Seek::new(),
+            blamed: Vec::new(),
+            losses: 0,
+            disputes: 0,
             granted: config.first_credit(),
             handed: 0,
             finish: Finish::Length,
-            receipts: vec![Vec::new(); usize::from(config.hops)],
             late: Vec::new(),
             forwarded: 0,
             opened_at: now,
@@ -101,7 +93,11 @@ impl Origin {
             closing_at: now,
             told_at: now,
             outputs: VecDeque::new(),
+        };
+        for hop in 0..config.hops {
+            origin.knock(hop);
         }
+        origin
     }
 
     /// Takes an event in.
@@ -111,14 +107,24 @@ impl Origin {
         }
         match input {
             OriginInput::Accepted { hop } => self.accepted(now, hop),
-            OriginInput::Refused { hop, refusal } => self.fail(Failure::Refused { hop, refusal }),
-            OriginInput::FromHop { hop, message, frame } => {
-                self.hops[usize::from(hop)].heard_at = now;
-                self.on_hop(now, hop, message, frame);
+            OriginInput::Refused { hop, refusal } => {
+                let failure = Failure::Refused { hop: self.place(hop), refusal };
+                self.lose(now, hop, failure);
             }
-            OriginInput::Broken { hop } => self.fail(Failure::Violation { hop }),
-            OriginInput::Lost { hop } if self.state == State::Closing => self.closed(hop, None),
-            OriginInput::Lost { hop } => self.lost(hop),
+            OriginInput::FromHop { hop, message, frame } => {
+                let view = &mut self.hops[usize::from(hop)];
+                if !view.gone {
+                    view.heard_at = now;
+                    self.on_hop(now, hop, message, frame);
+                }
+            }
+            OriginInput::Broken { hop } => self.violation(now, hop),
+            OriginInput::Lost { hop } => {
+                let failure = Failure::HopLost { hop: self.place(hop) };
+                self.lose(now, hop, failure);
+            }
+            OriginInput::Found { seek, hops } => self.found(now, seek, hops),
+            OriginInput::Nobody { seek } => self.nobody(now, seek),
             OriginInput::Consumed(total) => self.consumed(now, total),
             OriginInput::Cancel => self.close(now, Finish::Cancelled),
         }
@@ -132,54 +138,105 @@ impl Origin {
     /// When to call [`Self::handle_timeout`], if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
+        let mending = self.mending.is_some();
         let late = match self.state {
             State::Opening => Some(self.opened_at + OPEN_TIMEOUT),
+            State::Running if mending => self.mended_by(),
             State::Running => self.is_owed().then(|| self.progress_at + STALL),
             State::Closing => return Some(self.closing_at + CLOSE_TIMEOUT),
             State::Done => return None,
         };
+        let lane = self.late_lane().filter(|_| mending).map(|(_, at)| at);
         let told = Some(self.told_at + HEARTBEAT);
-        [late, told, self.silence_at(), self.verdict_at()].into_iter().flatten().min()
+        let newcomer = self.newcomer_by();
+        let stalled = self.stalled_lane().map(|(_, at)| at);
+        [
+            late,
+            told,
+            self.silence_at(),
+            self.hearsay_at(),
+            newcomer,
+            lane,
+            stalled,
+            self.seek.again_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The moment of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Moment) {
-        let due = match self.state {
+        match self.state {
             State::Opening if now.since(self.opened_at) >= OPEN_TIMEOUT => {
-                Some(Failure::OpenTimeout { hop: self.first_not_open() })
-            }
-            State::Running if self.is_owed() && now.since(self.progress_at) >= STALL => {
-                Some(Failure::Stalled { hop: self.furthest_behind() })
+                return self.fail(Failure::OpenTimeout { hop: self.first_not_open() });
             }
             State::Closing if now.since(self.closing_at) >= CLOSE_TIMEOUT => {
                 return self.finish();
             }
             State::Closing | State::Done => return,
-            State::Opening | State::Running => self.judged(now).or_else(|| self.silent(now)),
-        };
-        match due {
-            Some(failure) => self.fail(failure),
-            None if now.since(self.told_at) >= HEARTBEAT => self.keep_alive(now),
-            None => {}
+            State::Opening | State::Running => {}
+        }
+        if self.mended_by().is_some_and(|by| now >= by) {
+            return self.give_up();
+        }
+        let stalled = self.state == State::Running && self.mending.is_none() && self.is_owed();
+        if let Some((hop, failure)) = self.overdue(now) {
+            return self.lose(now, hop, failure);
+        }
+        if stalled && now.since(self.progress_at) >= STALL {
+            let hop = self.furthest_behind();
+            return self.lose(now, hop, Failure::Stalled { hop: self.place(hop) });
+        }
+        self.renew_failed(now);
+        self.renew_stalled(now);
+        if self.seek.again_at.is_some_and(|at| now >= at) {
+            self.seek_now();
+        }
+        if now.since(self.told_at) >= HEARTBEAT {
+            self.keep_alive(now);
         }
     }
 
-    /// What the session cost each hop, as far as it is known.
+    /// What the session cost each hop of the ring, as far as it is known.
     pub fn stats(&self) -> impl Iterator<Item = HopStats> + '_ {
-        self.hops.iter().map(|hop| hop.stats)
+        self.ring_views().map(|hop| hop.stats)
     }
 
     /// Whether every hop has said all that it had to say: then its receipts are complete, or it
     /// withholds some.
     #[must_use]
     pub fn is_told_all(&self) -> bool {
-        self.hops.iter().all(|hop| hop.said_goodbye)
+        self.ring_views().all(|hop| hop.said_goodbye)
     }
 
-    /// The receipts of each hop, in the order of positions: to be checked once the answer ended.
+    /// The receipts of each hop of the ring, in the order of positions: to be checked once the
+    /// answer ended.
     #[must_use]
-    pub fn receipts(&self) -> &[Vec<SignedBytes>] {
-        &self.receipts
+    pub fn receipts(&self) -> Vec<Vec<SignedBytes>> {
+        self.ring_views().map(|hop| hop.receipts.clone()).collect()
+    }
+
+    /// The numbers of the hops, leader first.
+    #[must_use]
+    pub fn ring(&self) -> &[u8] {
+        &self.ring
+    }
+
+    /// The numbers of the hops by their places, as the failure speaks of them that the answer ended
+    /// with; and whether [`OriginOutput::Lost`] has told of it before.
+    #[must_use]
+    pub fn blamed(&self) -> (&[u8], bool) {
+        match self.blamed.is_empty() {
+            true => (&self.ring, false),
+            false => (&self.blamed, true),
+        }
+    }
+
+    /// Whether the hop took a lost one's place.
+    #[must_use]
+    pub fn is_newcomer(&self, hop: u8) -> bool {
+        self.hops.get(usize::from(hop)).is_some_and(|hop| hop.newcomer)
     }
 
     /// Ids of the chain that came after the end: its receipts may be of them, too.
@@ -197,27 +254,32 @@ impl Origin {
     /// Whether the lane goes through this client.
     #[must_use]
     pub fn is_relayed(&self, lane: u8) -> bool {
-        self.lanes.get(usize::from(lane)).is_some_and(|lane| lane.relayed)
+        self.hops.get(usize::from(lane)).is_some_and(|hop| hop.lane.relayed)
+    }
+
+    fn ring_views(&self) -> impl Iterator<Item = &HopView> + '_ {
+        self.ring.iter().map(|hop| &self.hops[usize::from(*hop)])
+    }
+
+    fn tail(&self) -> u8 {
+        self.ring[self.ring.len() - 1]
     }
 
     fn accepted(&mut self, now: Moment, hop: u8) {
+        let granted = self.granted;
         let view = &mut self.hops[usize::from(hop)];
-        if view.accepted || self.state == State::Closing {
+        if view.accepted || view.gone || self.state == State::Closing {
             return;
         }
-        view.accepted = true;
-        view.heard_at = now;
-        self.relay_late(hop);
-        self.opened(now);
-    }
-
-    fn opened(&mut self, now: Moment) {
-        let linked = self.lanes.iter().all(|lane| lane.up_at_source && lane.up_at_target);
-        if self.state == State::Opening && linked && self.hops.iter().all(|hop| hop.accepted) {
-            self.state = State::Running;
-            self.progress_at = now;
-            self.outputs.push_back(OriginOutput::Open);
+        (view.accepted, view.heard_at) = (true, now);
+        let behind = view.credit < granted;
+        for lane in self.lanes_of(hop) {
+            self.tell_lane(lane);
         }
+        if hop == self.tail() && behind {
+            self.send(hop, ToHop::Grant { until: granted }, None);
+        }
+        self.opened(now);
     }
 
     fn on_hop(&mut self, now: Moment, hop: u8, message: ToClient, frame: Option<Bytes>) {
@@ -235,15 +297,15 @@ impl Origin {
         match message {
             ToClient::Linked { lane, generation } => self.linked(now, hop, lane, generation),
             ToClient::LinkFailed { lane, generation } => {
-                self.link_failed(hop, lane, generation);
+                self.link_failed(now, hop, lane, generation);
             }
-            ToClient::Forward(forward) => self.forward(hop, forward, frame),
-            ToClient::Ack { kv_len, stats, .. } => {
+            ToClient::Forward(forward) => self.forward(now, hop, forward, frame),
+            ToClient::Ack { received, kv_len, stats } => {
                 let view = &mut self.hops[usize::from(hop)];
                 if kv_len > view.kv_len {
                     self.progress_at = now;
                 }
-                (view.kv_len, view.stats) = (kv_len, stats);
+                (view.received, view.kv_len, view.stats) = (received, kv_len, stats);
             }
             ToClient::Verdict { index, tokens, end } => {
                 self.verdict(now, hop, index, tokens.into_vec(), end);
@@ -251,11 +313,19 @@ impl Origin {
             ToClient::Scored { position, rows } => {
                 self.scored(now, hop, position, rows.into_vec());
             }
-            ToClient::Failed(HopFailure::NeighbourLost { lane }) => self.complained(now, hop, lane),
-            ToClient::Failed(failure) => self.fail(Failure::HopFailed { hop, failure }),
+            ToClient::Failed(failure) => {
+                let failure = Failure::HopFailed { hop: self.place(hop), failure };
+                self.lose(now, hop, failure);
+            }
+            ToClient::Leaving => {
+                self.hops[usize::from(hop)].leaving = true;
+                if self.mending.is_none() {
+                    self.seek_now();
+                }
+            }
             ToClient::Receipt(own) if !self.config.score => self.keep_receipt(hop, own),
             ToClient::Closed { .. } | ToClient::Receipt(_) => {
-                self.fail(Failure::Violation { hop });
+                self.violation(now, hop);
             }
         }
     }
@@ -263,11 +333,16 @@ impl Origin {
     fn verdict(&mut self, now: Moment, hop: u8, index: u32, tokens: Vec<Token>, end: bool) {
         let until = u64::from(index) + tokens.len() as u64;
         let fits = index == self.handed && until <= u64::from(self.granted) && !tokens.is_empty();
-        if !fits || hop + 1 != self.config.hops || self.config.score {
-            return self.fail(Failure::Violation { hop });
+        if !fits || hop != self.tail() || self.config.score {
+            return self.violation(now, hop);
         }
         self.handed += tokens.len() as u32;
-        self.progress_at = now;
+        (self.losses, self.progress_at) = (0, now);
+        if self.state == State::Opening {
+            // Word of the last lanes may be behind what came over them.
+            self.state = State::Running;
+            self.outputs.push_back(OriginOutput::Open);
+        }
         self.outputs.extend(tokens.into_iter().map(OriginOutput::Token));
         if end {
             self.close(now, Finish::End);
@@ -279,8 +354,8 @@ impl Origin {
     fn scored(&mut self, now: Moment, hop: u8, position: u32, rows: Vec<Score>) {
         let until = u64::from(position) + rows.len() as u64;
         let fits = position == self.handed && until <= u64::from(self.config.prompt_len);
-        if !fits || hop + 1 != self.config.hops || !self.config.score {
-            return self.fail(Failure::Violation { hop });
+        if !fits || hop != self.tail() || !self.config.score {
+            return self.violation(now, hop);
         }
         self.handed += rows.len() as u32;
         self.progress_at = now;
@@ -300,77 +375,11 @@ impl Origin {
                 self.progress_at = now;
             }
             self.granted = until;
-            self.send(self.config.hops - 1, ToHop::Grant { until }, None);
+            let tail = self.tail();
+            if self.hops[usize::from(tail)].is_here() {
+                self.send(tail, ToHop::Grant { until }, None);
+            }
         }
-    }
-
-    /// Ends the answer well; the hops' last figures are waited for.
-    fn close(&mut self, now: Moment, finish: Finish) {
-        if self.state == State::Closing {
-            return;
-        }
-        self.finish = finish;
-        self.state = State::Closing;
-        self.closing_at = now;
-        let through = match self.handed {
-            0 => 0,
-            _ if self.config.score => 0,
-            // The last token needed no position of its own.
-            handed => self.config.prompt_len + handed - 1,
-        };
-        self.close_all(through);
-        if self.hops.iter().all(|hop| hop.closed || !hop.accepted) {
-            self.finish();
-        }
-    }
-
-    fn close_all(&mut self, through: u32) {
-        for hop in 0..self.config.hops {
-            self.send(hop, ToHop::Close { through }, None);
-        }
-    }
-
-    /// What a hop signed is checked at the end; more than there are positions is left out.
-    fn keep_receipt(&mut self, hop: u8, own: SignedBytes) {
-        let positions = self.config.prompt_len.saturating_add(self.config.max_tokens);
-        let kept = &mut self.receipts[usize::from(hop)];
-        if kept.len() <= (positions / RECEIPT_EVERY) as usize {
-            kept.push(own);
-        }
-    }
-
-    /// The tail was ahead within its credit.
-    fn came_late(&mut self, hop: u8, index: u32, tokens: &[Token]) {
-        let have = self.handed + self.late.len() as u32;
-        let room = self.granted.saturating_sub(have) as usize;
-        if index == have && hop + 1 == self.config.hops {
-            self.late.extend(tokens.iter().take(room).map(|token| token.id));
-        }
-    }
-
-    fn closed(&mut self, hop: u8, stats: Option<HopStats>) {
-        let view = &mut self.hops[usize::from(hop)];
-        view.closed = true;
-        view.said_goodbye |= stats.is_some();
-        view.stats = stats.unwrap_or(view.stats);
-        if self.hops.iter().all(|hop| hop.closed || !hop.accepted) {
-            self.finish();
-        }
-    }
-
-    fn finish(&mut self) {
-        self.state = State::Done;
-        self.outputs.push_back(OriginOutput::Ended(Ok(self.finish)));
-    }
-
-    fn fail(&mut self, failure: Failure) {
-        if self.state == State::Closing {
-            // The answer is complete; how a hop says goodbye changes nothing.
-            return;
-        }
-        self.state = State::Done;
-        self.close_all(0);
-        self.outputs.push_back(OriginOutput::Ended(Err(failure)));
     }
 
     /// Whether the chain has credit left: without it, it stands still by right.
@@ -379,8 +388,8 @@ impl Origin {
     }
 
     fn keep_alive(&mut self, now: Moment) {
-        for hop in 0..self.config.hops {
-            if self.hops[usize::from(hop)].accepted {
+        for hop in self.ring.clone() {
+            if self.hops[usize::from(hop)].is_here() {
                 self.send(hop, ToHop::KeepAlive, None);
             }
         }

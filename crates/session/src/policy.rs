@@ -21,8 +21,8 @@ pub const DIAL: Duration = Duration::from_secs(6);
 /// the five seconds that a caller is promised.
 pub const HOP_SILENCE: Duration = Duration::from_millis(3_500);
 
-/// How long a hop's word that its neighbour is lost waits for better evidence: hops that end for
-/// the same reason all say so within a round trip.
+/// How long a hop's word that a lane is lost waits for better evidence: a hop that is gone takes
+/// its stream to the client with it, and that is heard of within a round trip.
 pub const HEARSAY: Duration = Duration::from_millis(500);
 
 /// A client that says nothing for this long is gone, and its KV is freed.
@@ -34,13 +34,30 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// News for the client (received, computed) is gathered for this long.
 pub const ACK_COALESCE: Duration = Duration::from_millis(250);
 
-/// How long a hop that lost a neighbour waits for the client's `Close` before it complains: at the
-/// end of an answer neighbours leave first, and the client hears of a real loss at once anyway.
-pub const LANE_GRACE: Duration = Duration::from_millis(300);
+/// How long a newcomer may take to accept, in the middle of an answer: two dials and a round trip
+/// on a bad link. Another one may be better than one that takes longer.
+pub const NEWCOMER: Duration = Duration::from_secs(4);
+
+/// How long a lost hop's place may stay vacant, unless the owner says otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// After so long it is looked again for somebody to take a place, at first and at most.
+pub const SEEK_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+
+/// Losses without a token between them: more are no chance, and every one costs a rebuild.
+pub const LOSSES: u32 = 16;
+
+/// Losses of one answer where it is open who is wrong, and both were replaced.
+pub const DISPUTES: u32 = 3;
 
 /// Nothing computed and nothing released for this long, though there is credit: somebody is
 /// stuck.
 pub const STALL: Duration = Duration::from_secs(60);
+
+/// Nothing moves for this long, and a hop lacks what the one before it has computed: the lane
+/// between them carries nothing, though both are there. A dial on a bad link is cheaper than a
+/// minute.
+pub const LANE_STALL: Duration = Duration::from_secs(5);
 
 /// How long the client waits for the hops' last figures.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);

@@ -39,97 +39,84 @@ pub struct ReceiptTerms {
 pub(crate) struct Tail {
     grant: u32,
     limit: u32,
-    released: u32,
-    /// Of these, passed on to the leader.
-    passed: u32,
+    /// Released, those included that this tail was told when it took a lost one's place.
+    ids: Vec<u32>,
+    /// It took a lost one's place: others may have computed what it has not chosen yet.
+    heir: bool,
     end_ids: Vec<u32>,
     /// Sampled, and over the grant.
     held: Option<Token>,
-    /// Released, and kept from the leader: what follows it is over the grant.
-    withheld: Option<u32>,
     ended: bool,
 }
 
-/// What a release consists of.
+/// A token for the client.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Release {
-    /// To the client.
-    Verdict { index: u32, token: Token, end: bool },
-    /// To the leader: the id that stands at answer index `index`.
-    Accepted { index: u32, id: u32 },
+pub(crate) struct Verdict {
+    pub(crate) index: u32,
+    pub(crate) token: Token,
+    pub(crate) end: bool,
 }
 
 impl Tail {
     /// A tail that may release `credit` tokens, and never more than `limit`.
     pub(crate) fn new(credit: u32, limit: u32, end_ids: Vec<u32>) -> Self {
-        let grant = credit.min(limit);
-        Self {
-            grant,
-            limit,
-            released: 0,
-            passed: 0,
-            end_ids,
-            held: None,
-            withheld: None,
-            ended: false,
-        }
+        let (grant, ids) = (credit.min(limit), Vec::new());
+        Self { grant, limit, ids, heir: false, end_ids, held: None, ended: false }
+    }
+
+    /// The same in a lost one's place, who had released these.
+    pub(crate) fn after(self, ids: Vec<u32>) -> Self {
+        Self { ids, heir: true, ..self }
     }
 
     /// The index in the answer of the next token to be sampled.
     pub(crate) fn next_index(&self) -> u32 {
-        self.released
+        self.ids.len() as u32
     }
 
-    /// Answer ids that the leader may have computed: what it was given.
+    /// Answer ids that the leader may compute. What follows the last granted one is over the
+    /// grant, and nothing follows the end.
     pub(crate) fn passed(&self) -> u32 {
-        self.passed
+        let after = u32::from(self.ended);
+        (self.next_index() - after).min(self.grant.saturating_sub(1))
+    }
+
+    /// The ids from this index of the answer on that the leader may compute.
+    pub(crate) fn ids_from(&self, index: u32) -> &[u32] {
+        self.ids.get(index as usize..self.passed() as usize).unwrap_or_default()
+    }
+
+    /// The answer's id at this index, if it was told or chosen.
+    pub(crate) fn id_at(&self, index: u32) -> Option<u32> {
+        self.ids.get(index as usize).copied()
+    }
+
+    /// Whether positions may come that were computed for the tail before this one.
+    pub(crate) const fn is_heir(&self) -> bool {
+        self.heir
     }
 
     /// A token was sampled for [`Self::next_index`].
-    pub(crate) fn sampled(&mut self, token: Token) -> Vec<Release> {
+    pub(crate) fn sampled(&mut self, token: Token) -> Option<Verdict> {
         self.held = Some(token);
         self.release()
     }
 
     /// The client allows `until` tokens in all.
-    pub(crate) fn grant(&mut self, until: u32) -> Vec<Release> {
-        let until = until.min(self.limit);
-        if until <= self.grant {
-            return Vec::new();
-        }
-        self.grant = until;
-        let mut out = Vec::new();
-        if let Some(id) = self.withheld.take() {
-            out.push(self.pass(self.released - 1, id));
-        }
-        out.extend(self.release());
-        out
+    pub(crate) fn grant(&mut self, until: u32) -> Option<Verdict> {
+        self.grant = self.grant.max(until.min(self.limit));
+        self.release()
     }
 
-    fn pass(&mut self, index: u32, id: u32) -> Release {
-        self.passed += 1;
-        Release::Accepted { index, id }
-    }
-
-    fn release(&mut self) -> Vec<Release> {
-        let mut out = Vec::new();
-        if self.ended || self.released >= self.grant {
-            return out;
+    fn release(&mut self) -> Option<Verdict> {
+        if self.ended || self.next_index() >= self.grant {
+            return None;
         }
-        let Some(token) = self.held.take() else { return out };
-        let (index, id) = (self.released, token.id);
-        self.released += 1;
-        self.ended = self.end_ids.contains(&id);
-        out.push(Release::Verdict { index, token, end: self.ended });
-        if self.ended {
-            return out;
-        }
-        if self.released < self.grant {
-            out.push(self.pass(index, id));
-        } else {
-            self.withheld = Some(id);
-        }
-        out
+        let token = self.held.take()?;
+        let index = self.next_index();
+        self.ids.push(token.id);
+        self.ended = self.end_ids.contains(&token.id);
+        Some(Verdict { index, token, end: self.ended })
     }
 }
 
@@ -142,37 +129,47 @@ mod tests {
         Token { id, logprob: None, top: BoundedVec::new() }
     }
 
+    fn verdict(index: u32, id: u32) -> Option<Verdict> {
+        Some(Verdict { index, token: token(id), end: id == 0 })
+    }
+
     #[test]
     fn nothing_is_computed_past_the_credit() {
         let mut tail = Tail::new(2, 10, vec![0]);
-        assert_eq!(tail.sampled(token(5)).len(), 2);
-        let last = tail.sampled(token(6));
-        assert_eq!(last, [Release::Verdict { index: 1, token: token(6), end: false }]);
-        assert_eq!(tail.grant(2), []);
-        assert_eq!(tail.grant(3), [Release::Accepted { index: 1, id: 6 }]);
+        assert_eq!((tail.sampled(token(5)), tail.passed()), (verdict(0, 5), 1));
+        assert_eq!((tail.sampled(token(6)), tail.passed()), (verdict(1, 6), 1));
+        assert_eq!((tail.grant(2), tail.passed()), (None, 1));
+        assert_eq!((tail.grant(3), tail.ids_from(1)), (None, &[6][..]));
     }
 
     #[test]
     fn an_end_id_ends_and_goes_no_further() {
         let mut tail = Tail::new(8, 10, vec![0]);
-        let out = tail.sampled(token(0));
-        assert_eq!(out, [Release::Verdict { index: 0, token: token(0), end: true }]);
-        assert_eq!(tail.grant(9), []);
+        assert_eq!((tail.sampled(token(0)), tail.passed()), (verdict(0, 0), 0));
+        assert_eq!((tail.grant(9), tail.passed()), (None, 0));
     }
 
     #[test]
     fn without_credit_a_sampled_token_waits() {
         let mut tail = Tail::new(0, 10, vec![]);
-        assert_eq!(tail.sampled(token(7)), []);
-        let out = tail.grant(2);
-        assert_eq!(out.len(), 2);
-        assert_eq!(out[1], Release::Accepted { index: 0, id: 7 });
+        assert_eq!(tail.sampled(token(7)), None);
+        assert_eq!(tail.grant(2).map(|verdict| verdict.token.id), Some(7));
+        assert_eq!(tail.ids_from(0), [7]);
     }
 
     #[test]
     fn no_grant_goes_beyond_the_limit() {
         let mut tail = Tail::new(99, 1, vec![]);
-        assert_eq!(tail.sampled(token(7)).len(), 1);
-        assert_eq!(tail.grant(u32::MAX), []);
+        assert!(tail.sampled(token(7)).is_some());
+        assert_eq!(tail.grant(u32::MAX), None);
+        assert_eq!(tail.passed(), 0);
+    }
+
+    #[test]
+    fn an_heir_goes_on_where_the_lost_one_was() {
+        let mut tail = Tail::new(3, 10, vec![0]).after(vec![5, 6, 7]);
+        assert_eq!((tail.next_index(), tail.passed(), tail.is_heir()), (3, 2, true));
+        assert_eq!((tail.grant(5), tail.ids_from(2)), (None, &[7][..]));
+        assert_eq!(tail.sampled(token(8)), verdict(3, 8));
     }
 }

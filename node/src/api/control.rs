@@ -305,6 +305,9 @@ pub(crate) enum Reason {
 pub(crate) struct RunReport {
     /// Hops in order.
     pub(crate) hops: Vec<RunHop>,
+    /// Hops that were lost on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) lost: Vec<RunHop>,
     /// Milliseconds to the first token.
     pub(crate) ttft_ms: f64,
     /// Tokens per second after it.

@@ -226,6 +226,7 @@ pub(crate) fn two_hops() -> RouteReport {
     };
     RouteReport {
         hops: vec![hop("a", 0, 10), hop("b", 10, 30)],
+        lost: vec![hop("c", 0, 10)],
         ttft_ms: 12.5,
         tokens_per_second: 40.25,
         forwarded_frames: 1,

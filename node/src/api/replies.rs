@@ -255,6 +255,9 @@ impl<'a> Ours<'a> {
 #[derive(Serialize)]
 struct Label<'a> {
     route: Vec<LabelHop<'a>>,
+    /// Hosts that were lost on the way, and had seen it by then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<LabelHop<'a>>,
     /// Who might have seen it: the narrower of the request's wish and the node's setting.
     privacy: Privacy,
     tokens: &'a [u32],
@@ -281,6 +284,7 @@ impl<'a> Label<'a> {
         let report = &finished.report;
         Self {
             route: report.hops.iter().map(LabelHop::new).collect(),
+            lost: report.lost.iter().map(LabelHop::new).collect(),
             privacy: choice.started.privacy,
             tokens: &choice.tokens,
             prompt_tokens: &choice.started.prompt_tokens,

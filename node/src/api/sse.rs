@@ -402,6 +402,7 @@ mod tests {
         };
         let wanted = json!({
             "route": [hop("a", [0, 9], tokens), hop("b", [10, 29], tokens)],
+            "lost": [hop("c", [0, 9], tokens)],
             "privacy": "trusted", "tokens": [11, 12, 13], "prompt_tokens": [1, 2, 3], "ttft_ms": 12.5,
             "tokens_per_second": 40.25, "forwarded_frames": 1, "sealed": true, "seed": 7,
         });

@@ -85,6 +85,7 @@ impl From<RouteReport> for RunReport {
         };
         Self {
             hops: report.hops.into_iter().map(hop).collect(),
+            lost: report.lost.into_iter().map(hop).collect(),
             ttft_ms: report.ttft_ms,
             tokens_per_second: report.tokens_per_second,
             forwarded_frames: report.forwarded_frames,
@@ -105,6 +106,7 @@ impl From<RunReport> for RouteReport {
         };
         Self {
             hops: report.hops.into_iter().map(hop).collect(),
+            lost: report.lost.into_iter().map(hop).collect(),
             ttft_ms: report.ttft_ms,
             tokens_per_second: report.tokens_per_second,
             forwarded_frames: report.forwarded_frames,

@@ -128,6 +128,9 @@ pub(crate) struct NodeArgs {
     /// How long running answers may go on when the node is told to stop [default: 5]
     #[arg(long, value_name = "SECONDS")]
     drain_seconds: Option<Seconds>,
+    /// How long an answer that lost a host waits for another in its place [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    patience_seconds: Option<Seconds>,
     /// Find other nodes of this local network, and be found by them (multicast DNS)
     #[arg(long)]
     mdns: bool,
@@ -156,6 +159,7 @@ impl NodeArgs {
             upload_kib_per_second: self.upload_kib_per_second,
             memory_mib: self.memory_mib,
             drain_seconds: self.drain_seconds,
+            patience_seconds: self.patience_seconds,
             mdns: self.mdns.then_some(true),
             privacy: self.privacy,
             trusted: some(&self.trusted),

@@ -279,6 +279,7 @@ fn owner(settings: &Settings) -> Owner {
         upload_per_second: settings.upload_kib_per_second.value.map(|kib| u64::from(kib) << 10),
         memory: settings.memory_mib.value.map(|mib| u64::from(mib) << 20),
         drain: Duration::from_secs(settings.drain_seconds.value.into()),
+        patience: Duration::from_secs(settings.patience_seconds.value.into()),
         mdns: settings.mdns.value,
     }
 }

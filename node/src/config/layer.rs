@@ -33,6 +33,7 @@ pub(crate) struct Layer {
     pub(crate) upload_kib_per_second: Option<Kibibytes>,
     pub(crate) memory_mib: Option<Mebibytes>,
     pub(crate) drain_seconds: Option<Seconds>,
+    pub(crate) patience_seconds: Option<Seconds>,
     pub(crate) offline: Option<bool>,
     pub(crate) mdns: Option<bool>,
     pub(crate) privacy: Option<PrivacyArg>,
@@ -40,7 +41,7 @@ pub(crate) struct Layer {
 }
 
 /// Every key, in the order in which they are shown.
-pub(crate) const KEYS: [&str; 17] = [
+pub(crate) const KEYS: [&str; 18] = [
     "home",
     "models",
     "api",
@@ -54,6 +55,7 @@ pub(crate) const KEYS: [&str; 17] = [
     "upload_kib_per_second",
     "memory_mib",
     "drain_seconds",
+    "patience_seconds",
     "offline",
     "mdns",
     "privacy",
@@ -141,6 +143,7 @@ impl Layer {
             upload_kib_per_second: one("upload_kib_per_second", text("upload_kib_per_second"))?,
             memory_mib: one("memory_mib", text("memory_mib"))?,
             drain_seconds: one("drain_seconds", text("drain_seconds"))?,
+            patience_seconds: one("patience_seconds", text("patience_seconds"))?,
             offline: truth("offline")?,
             mdns: truth("mdns")?,
             privacy: one("privacy", text("privacy"))?,
@@ -243,7 +246,7 @@ mod tests {
             "home = \"/h\"\nmodels = \"m\"\napi = \"4811\"\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]\n\
              bootstrap = []\nswarm = \"club\"\nserve = [\"a:b@0-9\"]\nthreads = 2\n\
              kv_positions = 64\nmax_sessions = 3\nupload_kib_per_second = 100\nmemory_mib = 512\n\
-             drain_seconds = 0\noffline = true\nmdns = false\nprivacy = \"local\"\ntrusted = [\"{peer}\"]\n"
+             drain_seconds = 0\npatience_seconds = 9\noffline = true\nmdns = false\nprivacy = \"local\"\ntrusted = [\"{peer}\"]\n"
         );
         assert_eq!(text.lines().count(), KEYS.len());
         let layer = parse(&text).unwrap();

@@ -25,7 +25,7 @@ pub(crate) type Sessions = Bounded<1, 1024>;
 pub(crate) type Kibibytes = Bounded<16, 16_777_216>;
 /// Mebibytes of memory.
 pub(crate) type Mebibytes = Bounded<1, 1_073_741_824>;
-/// Seconds of a drain.
+/// Seconds of a drain, or of patience.
 pub(crate) type Seconds = Bounded<0, 3_600>;
 
 /// Where an API listens: `127.0.0.1:4810`, a port, or an URL of it.

@@ -1,33 +1,38 @@
 //! An inference on hosts: one task's worth of streams around one [`Origin`] machine.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
-use taimatsu_network::{FrameReader, Network, StreamKind};
+use taimatsu_network::{FrameReader, Network};
+use taimatsu_peer::Blame;
 use taimatsu_peer::pace::Pace;
 use taimatsu_peer::routing::{Chain, Hop};
-use taimatsu_peer::session::{Origin, OriginConfig, OriginInput, OriginOutput};
-use taimatsu_protocol::codec::{self, BoundedVec};
-use taimatsu_protocol::control::{HopStats, ToClient};
-use taimatsu_protocol::opening::{
-    Hello, LaneOpening, Opening, Prekey, Refusal, Reply, TailOpening,
-};
-use taimatsu_protocol::receipt::{self, BrokenReceipts, Claim, Expected};
-use taimatsu_protocol::sealed::{Channel, Direction, Mark, Place, Secret};
-use taimatsu_protocol::signed::SignedBytes;
-use taimatsu_protocol::{Announcement, ModelId, PeerId, SessionId, SwarmId};
+use taimatsu_peer::session::{LaneEnd, Newcomer, Origin, OriginConfig, OriginInput, OriginOutput};
+use taimatsu_protocol::codec::BoundedVec;
+use taimatsu_protocol::control::{HopStats, ToClient, ToHop};
+use taimatsu_protocol::opening::{LaneOpening, Opening, Refusal, TailOpening};
+use taimatsu_protocol::sealed::{Channel, Mark, Secret};
+use taimatsu_protocol::{ModelId, Numerics, PeerId, SessionId, SwarmId};
 use tokio::sync::{mpsc, watch};
 
 use super::clock::Clock;
 use super::streams::{FrameQueue, pump};
 use crate::run::{Made, RunFailure, Task};
 
+mod knock;
+mod mender;
+mod proof;
+
+use knock::Knock;
+use mender::Cooling;
+
+pub(crate) use mender::Mender;
+pub(crate) use proof::Proof;
+
 /// Events that may wait; the hops' readers wait with theirs.
 const WAITING_EVENTS: usize = 256;
-
-/// The longest reply to a hello, in bytes.
-const MAX_REPLY: usize = 16 * 1024;
 
 /// What a chain is asked through.
 #[derive(Debug, Clone)]
@@ -43,53 +48,38 @@ pub(crate) struct Caller {
 /// See the module's page.
 pub(crate) struct ChainRun {
     machine: Origin,
-    clock: Clock,
+    caller: Caller,
     /// For the hops' readers, who stop when the receiver is dropped.
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
-    hops: Vec<Option<Line>>,
+    /// By number.
+    hops: Vec<Member>,
+    /// Hops that were found, and have no number yet.
+    found: VecDeque<Hop>,
+    /// Of each lane, in its last generation.
+    secrets: BTreeMap<u8, (u32, Secret)>,
     made: VecDeque<Made>,
     session: SessionId,
     model: ModelId,
-    chain: Chain,
-    prompt: Vec<u32>,
+    blocks: u32,
+    numerics: Numerics,
+    task: Task,
     /// Every id that was made, also past a stop text.
     answer: Vec<u32>,
-    receipts: bool,
+    mender: Mender,
+    cooling: Cooling,
     pace: Pace,
 }
 
-/// What an answer leaves behind.
-#[derive(Debug, Clone)]
-pub(crate) struct Proof {
-    pub(crate) session: SessionId,
-    pub(crate) model: ModelId,
-    pub(crate) chain: Chain,
-    pub(crate) prompt: Vec<u32>,
-    pub(crate) answer: Vec<u32>,
-    /// Ids that came after the end.
-    pub(crate) late: Vec<u32>,
-    /// Of each hop, in the order of positions; none where none were wanted, or a hop was cut off
-    /// before it had said all.
-    pub(crate) receipts: Option<Vec<Vec<SignedBytes>>>,
-}
-
-impl Proof {
-    /// Whether the receipts hold together. Checks every signature: some 70 microseconds each.
-    pub(crate) fn check(&self) -> Option<Result<(), BrokenReceipts>> {
-        let expected = |hop: &Hop| Expected { host: hop.peer, span: hop.span };
-        let hops: Vec<Expected> = self.chain.hops().iter().map(expected).collect();
-        let claim = Claim {
-            session: self.session,
-            model: self.model,
-            numerics: self.chain.numerics(),
-            hops: &hops,
-            prompt: &self.prompt,
-            answer: &self.answer,
-            late: &self.late,
-        };
-        self.receipts.as_ref().map(|receipts| receipt::check(&claim, receipts))
-    }
+/// A hop of the session.
+struct Member {
+    hop: Hop,
+    /// Its control stream, when it stands.
+    line: Option<Line>,
+    /// It has taken the opening, and so seen what is in it.
+    accepted: bool,
+    /// Nothing is wanted of it any more.
+    dropped: bool,
 }
 
 /// A control stream that stands.
@@ -103,66 +93,43 @@ struct Line {
 enum Event {
     Opened { hop: u8, opened: Box<Result<(Line, FrameReader), Option<Refusal>>> },
     Frame { hop: u8, frame: Option<Bytes> },
-}
-
-/// One hop's opening on its way.
-struct Knock {
-    caller: Caller,
-    session: SessionId,
-    hop: u8,
-    peer: PeerId,
-    prekey: Prekey,
-    opening: Opening,
+    Sought { seek: u32, found: Vec<Hop> },
 }
 
 impl ChainRun {
     /// Sends the openings.
-    pub(crate) fn begin(caller: &Caller, model: ModelId, chain: &Chain, task: &Task) -> Self {
-        let hops = chain.hops().len() as u8;
+    pub(crate) fn begin(caller: &Caller, chain: &Chain, task: &Task, mender: Mender) -> Self {
         let prompt_len = u32::try_from(task.prompt.len()).unwrap_or(u32::MAX);
         let score = task.is_score();
-        let max_tokens = if score { 0 } else { task.max_tokens };
-        let config = OriginConfig { hops, prompt_len, max_tokens, score };
-        let session = SessionId::from_bytes(crate::entropy::bytes());
+        let config = OriginConfig {
+            hops: chain.hops().len() as u8,
+            prompt_len,
+            max_tokens: if score { 0 } else { task.max_tokens },
+            score,
+            patience: mender.patience,
+        };
         let (sender, events) = mpsc::channel(WAITING_EVENTS);
-        let openings = openings(model, chain, task, config.first_credit());
-        for (number, (hop, opening)) in chain.hops().iter().zip(openings).enumerate() {
-            let knock = Knock {
-                caller: caller.clone(),
-                session,
-                hop: number as u8,
-                peer: hop.peer,
-                prekey: hop.prekey,
-                opening,
-            };
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                let hop = knock.hop;
-                let opened = tokio::select! {
-                    opened = knock.open() => Box::new(opened),
-                    () = sender.closed() => return,
-                };
-                let _ = sender.send(Event::Opened { hop, opened }).await;
-            });
-        }
-        let machine = Origin::new(caller.clock.now(), config);
-        let lines = (0..hops).map(|_| None).collect();
-        let (clock, made) = (caller.clock, VecDeque::new());
-        Self {
-            machine,
-            clock,
+        let mut run = Self {
+            machine: Origin::new(caller.clock.now(), config),
+            caller: caller.clone(),
             sender,
             events,
-            hops: lines,
-            made,
-            session,
-            model,
-            chain: chain.clone(),
-            prompt: task.prompt.clone(),
+            hops: Vec::new(),
+            found: chain.hops().iter().copied().collect(),
+            secrets: BTreeMap::new(),
+            made: VecDeque::new(),
+            session: SessionId::from_bytes(crate::entropy::bytes()),
+            model: mender.ask.model,
+            blocks: mender.ask.blocks,
+            numerics: chain.numerics(),
+            task: task.clone(),
             answer: Vec::new(),
-            receipts: !score,
+            mender,
+            cooling: Cooling::default(),
             pace: Pace::new(),
-        }
+        };
+        run.perform();
+        run
     }
 
     /// See [`crate::run::Run::next`].
@@ -178,8 +145,8 @@ impl ChainRun {
                     let total = *consumed.borrow_and_update();
                     self.input(OriginInput::Consumed(total));
                 }
-                () = self.clock.sleep_until(timeout) => {
-                    self.machine.handle_timeout(self.clock.now());
+                () = self.caller.clock.sleep_until(timeout) => {
+                    self.machine.handle_timeout(self.caller.clock.now());
                     self.perform();
                 }
             }
@@ -206,34 +173,27 @@ impl ChainRun {
         self.machine.forwarded()
     }
 
-    /// What the answer leaves behind, once it has ended well.
-    pub(crate) fn proof(&self) -> Proof {
-        let complete = self.receipts && self.machine.is_told_all();
-        Proof {
-            session: self.session,
-            model: self.model,
-            chain: self.chain.clone(),
-            prompt: self.prompt.clone(),
-            answer: self.answer.clone(),
-            late: self.machine.late().to_vec(),
-            receipts: complete.then(|| self.machine.receipts().to_vec()),
-        }
+    /// Who computes now, leader first.
+    pub(crate) fn hops(&self) -> Vec<Hop> {
+        self.hops_of(self.machine.ring())
+    }
+
+    /// Who was lost on the way, and had accepted.
+    pub(crate) fn lost(&self) -> Vec<Hop> {
+        let lost = self.hops.iter().filter(|member| member.dropped && member.accepted);
+        lost.map(|member| member.hop).collect()
+    }
+
+    fn hops_of(&self, ring: &[u8]) -> Vec<Hop> {
+        ring.iter().filter_map(|hop| Some(self.hops.get(usize::from(*hop))?.hop)).collect()
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Opened { hop, opened } => match *opened {
-                Ok((line, reader)) => {
-                    self.hops[usize::from(hop)] = Some(line);
-                    pump(reader, self.sender.clone(), move |frame| Event::Frame { hop, frame });
-                    self.input(OriginInput::Accepted { hop });
-                }
-                Err(Some(refusal)) => self.input(OriginInput::Refused { hop, refusal }),
-                Err(None) => self.input(OriginInput::Lost { hop }),
-            },
+            Event::Opened { hop, opened } => self.on_opened(hop, *opened),
             Event::Frame { hop, frame: None } => self.input(OriginInput::Lost { hop }),
             Event::Frame { hop, frame: Some(frame) } => {
-                let Some(line) = &mut self.hops[usize::from(hop)] else { return };
+                let Some(line) = &mut self.hops[usize::from(hop)].line else { return };
                 let input = match line.channel.opener.open::<ToClient>(frame) {
                     Ok(opened) => {
                         let (message, frame) = (opened.message, opened.tensor);
@@ -243,11 +203,35 @@ impl ChainRun {
                 };
                 self.input(input);
             }
+            Event::Sought { seek, found } if found.is_empty() => {
+                self.input(OriginInput::Nobody { seek });
+            }
+            Event::Sought { seek, found } => {
+                let hops = found.len() as u8;
+                self.found = found.into();
+                self.input(OriginInput::Found { seek, hops });
+                self.found.clear();
+            }
+        }
+    }
+
+    fn on_opened(&mut self, hop: u8, opened: Result<(Line, FrameReader), Option<Refusal>>) {
+        let member = &mut self.hops[usize::from(hop)];
+        match opened {
+            // Letting the stream go frees whatever is held for it.
+            Ok(_) if member.dropped => {}
+            Ok((line, reader)) => {
+                (member.line, member.accepted) = (Some(line), true);
+                pump(reader, self.sender.clone(), move |frame| Event::Frame { hop, frame });
+                self.input(OriginInput::Accepted { hop });
+            }
+            Err(Some(refusal)) => self.input(OriginInput::Refused { hop, refusal }),
+            Err(None) => self.input(OriginInput::Lost { hop }),
         }
     }
 
     fn input(&mut self, input: OriginInput) {
-        self.machine.handle(self.clock.now(), input);
+        self.machine.handle(self.caller.clock.now(), input);
         self.perform();
     }
 
@@ -255,103 +239,135 @@ impl ChainRun {
         while let Some(output) = self.machine.poll_output() {
             match output {
                 OriginOutput::ToHop { hop, message, frame } => {
-                    let Some(line) = &mut self.hops[usize::from(hop)] else { continue };
-                    let sealed =
-                        line.channel.sealer.seal(Mark::default(), &message, frame.as_deref());
-                    if !sealed.is_ok_and(|frame| line.queue.send(frame).is_ok()) {
-                        self.machine.handle(self.clock.now(), OriginInput::Lost { hop });
+                    self.tell(hop, &message, frame.as_deref());
+                }
+                OriginOutput::Relink { hop, lane } => {
+                    let lane = self.lane(lane);
+                    self.tell(hop, &ToHop::Relink(lane), None);
+                }
+                OriginOutput::Knock(newcomer) => self.knock(*newcomer),
+                OriginOutput::Seek { seek, places } => self.seek(seek, places),
+                OriginOutput::Lost { failure, ring } => {
+                    let hosts: Vec<PeerId> =
+                        self.hops_of(&ring).into_iter().map(|hop| hop.peer).collect();
+                    let blame = Blame::of(&failure, hosts.len());
+                    tracing::info!(session = %self.session, %failure, "an answer goes on without");
+                    if let Some(host) = hosts.get(blame.hop) {
+                        self.cooling.refused(self.caller.clock.now(), *host, &failure);
                     }
+                    self.mender.report(failure, hosts);
+                }
+                OriginOutput::Drop { hop } => {
+                    let member = &mut self.hops[usize::from(hop)];
+                    (member.line, member.dropped) = (None, true);
+                    self.cooling.lost(self.caller.clock.now(), member.hop.peer);
                 }
                 OriginOutput::Open => {}
                 OriginOutput::Token(token) => {
                     self.answer.push(token.id);
-                    self.pace.token(self.clock.now());
+                    self.pace.token(self.caller.clock.now());
                     self.made.push_back(Made::Token(token));
                 }
                 OriginOutput::Scored(row) => self.made.push_back(Made::Scored(row)),
                 OriginOutput::Ended(outcome) => {
-                    self.made.push_back(Made::Ended(outcome.map_err(RunFailure::Chain)));
+                    let (blamed, told) = self.machine.blamed();
+                    let hops = self.hops_of(blamed);
+                    let ended =
+                        outcome.map_err(|failure| RunFailure::Chain { failure, hops, told });
+                    self.made.push_back(Made::Ended(ended));
                 }
             }
         }
     }
-}
 
-impl Knock {
-    /// Opens the hop's control stream. `Err(None)`: it cannot be reached.
-    async fn open(mut self) -> Result<(Line, FrameReader), Option<Refusal>> {
-        match self.attempt().await {
-            // The host has turned its keys since it was heard of: once more, with the new one.
-            Err(Some(Refusal::StalePrekey(announcement))) => {
-                let verified = announcement.verify::<Announcement>().map_err(|_| None)?;
-                if verified.record().host != self.peer {
-                    return Err(None);
-                }
-                self.prekey = verified.record().prekey;
-                self.attempt().await
-            }
-            answer => answer,
+    fn tell(&mut self, hop: u8, message: &ToHop, frame: Option<&[u8]>) {
+        let Some(line) = &mut self.hops[usize::from(hop)].line else { return };
+        let sealed = line.channel.sealer.seal(Mark::default(), message, frame);
+        if !sealed.is_ok_and(|frame| line.queue.send(frame).is_ok()) {
+            self.machine.handle(self.caller.clock.now(), OriginInput::Lost { hop });
         }
     }
 
-    async fn attempt(&self) -> Result<(Line, FrameReader), Option<Refusal>> {
-        let (hello, secret) = self.seal().ok_or(None)?;
-        let Caller { network, .. } = &self.caller;
-        let opened = network.open(self.peer, StreamKind::Control).await;
-        let (mut reader, mut writer) = opened.map_err(|error| {
-            tracing::debug!(peer = %self.peer, %error, "cannot open a control stream");
-            None
-        })?;
-        writer.write(codec::encode(&hello)).await.map_err(|_| None)?;
-        let frame = reader.read().await.ok().flatten().ok_or(None)?;
-        match codec::decode::<Reply>(&frame, MAX_REPLY) {
-            Ok(Reply::Accepted { nonce }) => {
-                let place = Place::Control { hop: self.hop };
-                let channel = Channel::new(&secret, self.session, place, Direction::Forth, &nonce);
-                Ok((Line { channel, queue: FrameQueue::over(writer) }, reader))
-            }
-            Ok(Reply::Refused(refusal)) => Err(Some(refusal)),
-            Err(_) => Err(None),
-        }
+    /// Looks for others for these places of the ring.
+    fn seek(&mut self, seek: u32, places: Range<usize>) {
+        let ring = self.hops();
+        let parts = || ring[places.clone()].iter().map(|hop| hop.span.blocks());
+        let blocks = parts().map(|blocks| blocks.start).min().unwrap_or(0)
+            ..parts().map(|blocks| blocks.end).max().unwrap_or(0);
+        let others = ring.iter().enumerate().filter(|(place, _)| !places.contains(place));
+        let mut without: BTreeSet<PeerId> = others.map(|(_, hop)| hop.peer).collect();
+        without.extend(self.cooling.all(self.caller.clock.now()));
+        let (mender, numerics, sender) = (self.mender.clone(), self.numerics, self.sender.clone());
+        tokio::spawn(async move {
+            let found = tokio::select! {
+                found = mender.seek(blocks, without, numerics) => found,
+                () = sender.closed() => return,
+            };
+            let _ = sender.send(Event::Sought { seek, found }).await;
+        });
     }
 
-    fn seal(&self) -> Option<(Hello, Secret)> {
-        let Self { caller, session, hop, peer, prekey, opening } = self;
-        let rng = &mut crate::entropy::rng();
-        opening.seal(&caller.swarm, peer, prekey, *session, *hop, rng).ok()
+    fn knock(&mut self, newcomer: Newcomer) {
+        // All that were found together have their numbers now: each may be another's neighbour.
+        let new = |hop| Member { hop, line: None, accepted: false, dropped: false };
+        self.hops.extend(self.found.drain(..).map(new));
+        let Some(hop) = self.hops.get(usize::from(newcomer.hop)).map(|member| member.hop) else {
+            return;
+        };
+        let opening = self.opening(&newcomer, &hop);
+        let knock = Knock {
+            caller: self.caller.clone(),
+            session: self.session,
+            hop: newcomer.hop,
+            peer: hop.peer,
+            prekey: hop.prekey,
+            opening,
+        };
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            let hop = knock.hop;
+            let opened = tokio::select! {
+                opened = knock.open() => Box::new(opened),
+                () = sender.closed() => return,
+            };
+            let _ = sender.send(Event::Opened { hop, opened }).await;
+        });
     }
-}
 
-/// The opening of each hop, with fresh secrets for the lanes.
-fn openings(model: ModelId, chain: &Chain, task: &Task, credit: u32) -> Vec<Opening> {
-    let hops = chain.hops();
-    let secrets: Vec<Secret> =
-        hops.iter().map(|_| Secret::from_bytes(crate::entropy::bytes())).collect();
-    let lane = |to: usize, number: usize| {
-        let (peer, secret) = (hops[to].peer, secrets[number].clone());
-        (hops.len() > 1).then_some(LaneOpening { peer, secret, generation: 1 })
-    };
-    let last = hops.len() - 1;
-    let prompt = || BoundedVec::truncated(task.prompt.iter().copied());
-    let opening = |(number, hop): (usize, &Hop)| {
-        let previous = if number == 0 { last } else { number - 1 };
-        let next = if number == last { 0 } else { number + 1 };
+    fn opening(&mut self, newcomer: &Newcomer, hop: &Hop) -> Opening {
+        let Newcomer { inward, out, credit, .. } = *newcomer;
+        let (span, task) = (hop.span, &self.task);
+        let prompt = || BoundedVec::truncated(task.prompt.iter().copied());
+        let ends = span.embed || span.head;
+        let tail = span.head.then(|| TailOpening {
+            task: task.tail_task(credit),
+            prompt: if span.embed { BoundedVec::new() } else { prompt() },
+        });
         Opening {
-            model,
-            span: hop.span,
-            hops: hops.len() as u8,
-            numerics: chain.numerics(),
+            model: self.model,
+            span,
+            numerics: self.numerics,
             prompt_len: task.prompt.len() as u32,
             positions: task.positions(),
             receipts: !task.is_score(),
-            out: lane(next, number),
-            inward: lane(previous, previous),
-            prompt: if number == 0 { prompt() } else { BoundedVec::new() },
-            tail: (number == last).then(|| TailOpening {
-                task: task.tail_task(credit),
-                prompt: if last == 0 { BoundedVec::new() } else { prompt() },
-            }),
+            prompt: if span.embed { prompt() } else { BoundedVec::new() },
+            answer: BoundedVec::truncated(self.answer.iter().copied().filter(|_| ends)),
+            tail,
+            out: out.map(|lane| self.lane(lane)),
+            inward: inward.map(|lane| self.lane(lane)),
         }
-    };
-    hops.iter().enumerate().map(opening).collect()
+    }
+
+    /// A lane as its ends are told; both are told the same secret, and nobody that of the
+    /// connection before.
+    fn lane(&mut self, end: LaneEnd) -> LaneOpening {
+        let LaneEnd { lane, other, generation, fresh } = end;
+        let new = || (generation, Secret::from_bytes(crate::entropy::bytes()));
+        let secret = self.secrets.entry(lane).or_insert_with(new);
+        if secret.0 < generation {
+            *secret = new();
+        }
+        let peer = self.hops[usize::from(other)].hop.peer;
+        LaneOpening { lane, peer, secret: secret.1.clone(), generation, fresh }
+    }
 }

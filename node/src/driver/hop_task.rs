@@ -32,6 +32,8 @@ pub(crate) enum HopEvent {
     Arrived(Box<Arrival>),
     /// Something of a lane.
     Lane(LaneEvent),
+    /// The host takes nobody new.
+    Leaving,
     /// The host is leaving.
     Drain,
 }
@@ -98,13 +100,10 @@ impl HopTask {
         let config = HopConfig::of(self.me, session, hop, &mut opening, hidden);
         let machine = Hop::new(clock.now(), config);
         let (sender, mut inbox) = events;
-        let previous = (hop + opening.hops - 1) % opening.hops;
-        let lane = |end, number, opening| {
-            Lane::new(end, session, number, opening, network.clone(), sender.clone())
-        };
+        let lane = |end, opening| Lane::new(end, session, opening, network.clone(), sender.clone());
         let mut running = Running {
-            lane_in: lane(End::In, previous, opening.inward.take()),
-            lane_out: lane(End::Out, hop, opening.out.take()),
+            lane_in: lane(End::In, opening.inward.take()),
+            lane_out: lane(End::Out, opening.out.take()),
             machine,
             clock,
             control: self.control,
@@ -153,6 +152,7 @@ impl Running {
                 }
             }
             HopEvent::Lane(event) => self.on_lane(event),
+            HopEvent::Leaving => self.input(HopInput::Leaving),
             HopEvent::Drain => self.input(HopInput::Drain),
         }
     }
@@ -234,8 +234,12 @@ impl Running {
                     self.flush_relayed(End::Out);
                 }
                 HopOutput::Expect { generation, relayed } => {
-                    self.lane_in.expect(generation, relayed);
+                    if let Some(generation) = self.lane_in.expect(generation, relayed) {
+                        let up = HopInput::LaneUp(End::In, generation);
+                        self.machine.handle(self.clock.now(), up);
+                    }
                 }
+                HopOutput::Neighbour { end, lane } => self.lane(end).lead(*lane),
                 HopOutput::ToClient(message) => self.tell(&message, None),
                 HopOutput::Down { mark, message, tensor } => {
                     self.send(End::Out, mark, &message, tensor.as_deref());

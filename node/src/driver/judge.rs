@@ -6,14 +6,15 @@ use std::sync::Arc;
 use ed25519_dalek::SigningKey;
 use taimatsu_network::Network;
 use taimatsu_peer::policy::RETRY_MS;
-use taimatsu_peer::routing::{Chain, Wish};
-use taimatsu_peer::{Ask, Config, Input, OpeningSummary, Output, Peer, Privacy, RouteError};
+use taimatsu_peer::routing::{Chain, Hop, Part};
+use taimatsu_peer::{Ask, Config, Input, OpeningSummary, Output, Peer, RouteError};
 use taimatsu_protocol::opening::{Opening, Refusal};
 use taimatsu_protocol::signed::{SignedBytes, Verified};
-use taimatsu_protocol::{Announcement, ModelId, PeerId, SessionId, Span, SwarmId, UnixSeconds};
+use taimatsu_protocol::{Announcement, ModelId, SessionId, Span, SwarmId, UnixSeconds};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock::Clock;
+pub(crate) use super::coverage::{Coverage, SpanState};
 use super::directory;
 use crate::ledger::{Kept, Ledger};
 
@@ -26,40 +27,10 @@ pub(crate) struct Judge {
     commands: mpsc::Sender<Command>,
 }
 
-/// What is known of one model in the swarm, this node's own spans included.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Coverage {
-    /// Which model.
-    pub(crate) model: ModelId,
-    /// Its number of blocks, as most of its hosts say.
-    pub(crate) blocks: u32,
-    /// Who hosts what of it.
-    pub(crate) spans: Vec<SpanState>,
-    /// Blocks that another node than this one must host for an answer, and none does (inclusive).
-    pub(crate) missing: Vec<[u32; 2]>,
-}
-
-/// A span somewhere in the swarm, as its host announces it. Of a span of this node only the place
-/// is known here; its figures are the worker's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SpanState {
-    pub(crate) host: PeerId,
-    pub(crate) span: Span,
-    /// Microseconds for one position in decode; 0 where it has not computed yet.
-    pub(crate) decode_micros: u32,
-    /// Positions per second in prefill; 0 where it has not computed yet.
-    pub(crate) prefill_rate: u32,
-    pub(crate) sessions: u32,
-    pub(crate) free_positions: u32,
-    /// When the announcement ends; none for a span of this node.
-    pub(crate) expires: Option<UnixSeconds>,
-    /// It failed or refused of late, and is passed over for a while.
-    pub(crate) suspended: bool,
-}
-
 enum Command {
     Input(Box<Input>),
     Ask { ask: Ask, reply: oneshot::Sender<Result<Chain, RouteError>> },
+    Mend { ask: Ask, part: Part, reply: oneshot::Sender<Result<Vec<Hop>, RouteError>> },
     Open { opening: OpeningSummary, reply: oneshot::Sender<Result<Span, Refusal>> },
     Answer { model: Option<ModelId>, reply: oneshot::Sender<Vec<SignedBytes>> },
     Own { reply: oneshot::Sender<Option<SignedBytes>> },
@@ -123,16 +94,14 @@ impl Judge {
     }
 
     /// Hosts for an inference.
-    pub(crate) async fn ask(
-        &self,
-        model: ModelId,
-        blocks: u32,
-        wish: Wish,
-        positions: u32,
-        privacy: Privacy,
-    ) -> Result<Chain, RouteError> {
-        let ask = Ask { id: 0, model, blocks, wish, positions, privacy };
+    pub(crate) async fn ask(&self, ask: Ask) -> Result<Chain, RouteError> {
         self.question(|reply| Command::Ask { ask, reply }).await.unwrap_or(Err(RouteError::Busy))
+    }
+
+    /// Hosts for a part of an inference that is under way.
+    pub(crate) async fn mend(&self, ask: Ask, part: Part) -> Result<Vec<Hop>, RouteError> {
+        let mended = self.question(|reply| Command::Mend { ask, part, reply }).await;
+        mended.unwrap_or(Err(RouteError::Busy))
     }
 
     /// Whether to serve a session, and in which hosted span. `accepted_until` is when its prekey
@@ -140,6 +109,7 @@ impl Judge {
     pub(crate) async fn admit(
         &self,
         session: SessionId,
+        hop: u8,
         opening: &Opening,
         accepted_until: UnixSeconds,
     ) -> Result<Span, Refusal> {
@@ -147,6 +117,7 @@ impl Judge {
         let opening = OpeningSummary {
             id: 0,
             session,
+            hop,
             model,
             span,
             numerics,
@@ -196,6 +167,12 @@ impl Judge {
     }
 }
 
+/// Who waits for a way.
+enum Asker {
+    Whole(oneshot::Sender<Result<Chain, RouteError>>),
+    Part(oneshot::Sender<Result<Vec<Hop>, RouteError>>),
+}
+
 /// The task's state.
 struct Bench {
     peer: Peer,
@@ -207,7 +184,7 @@ struct Bench {
     commands: mpsc::WeakSender<Command>,
     next: u64,
     /// As many as the peer lets wait.
-    asks: BTreeMap<u64, oneshot::Sender<Result<Chain, RouteError>>>,
+    asks: BTreeMap<u64, Asker>,
     /// Answered within the same call.
     opens: BTreeMap<u64, oneshot::Sender<Result<Span, Refusal>>>,
     /// Numbers of blocks of models that are being looked up.
@@ -237,9 +214,16 @@ impl Bench {
             Command::Ask { mut ask, reply } => {
                 self.next += 1;
                 ask.id = self.next;
-                self.asks.insert(ask.id, reply);
+                self.asks.insert(ask.id, Asker::Whole(reply));
                 self.blocks.insert(ask.model, ask.blocks);
                 self.handle(Input::Ask(ask));
+            }
+            Command::Mend { mut ask, part, reply } => {
+                self.next += 1;
+                ask.id = self.next;
+                self.asks.insert(ask.id, Asker::Part(reply));
+                self.blocks.insert(ask.model, ask.blocks);
+                self.handle(Input::Mend { ask, part: Box::new(part) });
             }
             Command::Open { mut opening, reply } => {
                 self.next += 1;
@@ -287,15 +271,20 @@ impl Bench {
                 Output::Forget { peer, model } => self.ledger.forget(peer, model),
                 Output::Lookup { model } => self.look_up(model),
                 Output::Routed { id, chain } => {
-                    if let Some(reply) = self.asks.remove(&id) {
+                    if let Some(Asker::Whole(reply)) = self.asks.remove(&id) {
                         let _ = reply.send(Ok(chain));
                     }
                 }
-                Output::Unroutable { id, error } => {
-                    if let Some(reply) = self.asks.remove(&id) {
-                        let _ = reply.send(Err(error));
+                Output::Mended { id, hops } => {
+                    if let Some(Asker::Part(reply)) = self.asks.remove(&id) {
+                        let _ = reply.send(Ok(hops));
                     }
                 }
+                Output::Unroutable { id, error } => match self.asks.remove(&id) {
+                    Some(Asker::Whole(reply)) => drop(reply.send(Err(error))),
+                    Some(Asker::Part(reply)) => drop(reply.send(Err(error))),
+                    None => {}
+                },
                 Output::Admit { id, within } => self.opened(id, Ok(within)),
                 Output::Refuse { id, refusal } => self.opened(id, Err(refusal)),
             }
@@ -350,33 +339,5 @@ impl Bench {
             Coverage { model, blocks, spans, missing }
         };
         models.into_iter().map(covered).collect()
-    }
-}
-
-impl SpanState {
-    const fn announced(said: &Announcement, suspended: bool) -> Self {
-        Self {
-            host: said.host,
-            span: said.span,
-            decode_micros: said.decode_micros,
-            prefill_rate: said.prefill_rate,
-            sessions: said.sessions,
-            free_positions: said.free_positions,
-            expires: Some(said.expires),
-            suspended,
-        }
-    }
-
-    const fn own(me: PeerId, span: Span) -> Self {
-        Self {
-            host: me,
-            span,
-            decode_micros: 0,
-            prefill_rate: 0,
-            sessions: 0,
-            free_positions: 0,
-            expires: None,
-            suspended: false,
-        }
     }
 }

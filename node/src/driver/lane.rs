@@ -17,6 +17,9 @@ use tokio::sync::mpsc;
 use super::hop_task::{Arrival, HopEvent};
 use super::streams::{FrameQueue, pump};
 
+/// Neighbours that wait for the client's word of them: one, and some that were lost since.
+const EARLY_NEIGHBOURS: usize = 4;
+
 /// The longest frame of a lane's handshake, in bytes.
 const HANDSHAKE: usize = 1024;
 
@@ -58,7 +61,6 @@ pub(crate) struct NotSent;
 pub(crate) struct Lane {
     end: End,
     session: SessionId,
-    number: u8,
     /// None where the hop is alone in its ring.
     opening: Option<LaneOpening>,
     network: Network,
@@ -67,6 +69,8 @@ pub(crate) struct Lane {
     greeting: Option<Greeting>,
     channel: Option<Channel>,
     queue: Option<FrameQueue>,
+    /// Neighbours of whom the client has not told yet.
+    early: VecDeque<Arrival>,
     /// Frames on their way to the client; emptied after every call that may add one.
     to_client: VecDeque<Vec<u8>>,
 }
@@ -75,7 +79,6 @@ impl Lane {
     pub(crate) fn new(
         end: End,
         session: SessionId,
-        number: u8,
         opening: Option<LaneOpening>,
         network: Network,
         events: mpsc::Sender<HopEvent>,
@@ -83,7 +86,6 @@ impl Lane {
         Self {
             end,
             session,
-            number,
             opening,
             network,
             events,
@@ -91,6 +93,7 @@ impl Lane {
             greeting: None,
             channel: None,
             queue: None,
+            early: VecDeque::new(),
             to_client: VecDeque::new(),
         }
     }
@@ -99,19 +102,29 @@ impl Lane {
         self.opening.as_ref().map_or(0, |opening| opening.generation)
     }
 
+    /// Of no lane where there is none.
+    fn number(&self) -> u8 {
+        self.opening.as_ref().map_or(u8::MAX, |opening| opening.lane)
+    }
+
+    /// Another neighbour is at the other end from now on.
+    pub(crate) fn lead(&mut self, opening: LaneOpening) {
+        self.opening = Some(opening);
+    }
+
     pub(crate) fn is_direct_as(&self, generation: u32) -> bool {
         !self.relayed && self.generation() == generation
     }
 
     pub(crate) fn is_relayed_as(&self, number: u8, generation: u32) -> bool {
-        self.relayed && self.number == number && self.generation() == generation
+        self.relayed && self.number() == number && self.generation() == generation
     }
 
     /// Begins a connection to the next hop; what stood before is fenced.
     pub(crate) fn dial(&mut self, generation: u32, relayed: bool) {
         self.renew(generation, relayed);
         let Some(opening) = &self.opening else { return };
-        let greeting = Greeting::new(self.session, self.number, opening, crate::entropy::bytes());
+        let greeting = Greeting::new(self.session, opening, crate::entropy::bytes());
         if relayed {
             self.to_client.push_back(codec::encode(greeting.hello()));
             self.greeting = Some(greeting);
@@ -127,9 +140,10 @@ impl Lane {
         });
     }
 
-    /// Awaits the previous hop.
-    pub(crate) fn expect(&mut self, generation: u32, relayed: bool) {
+    /// Awaits the previous hop: the generation of the lane that stands now, if it was here first.
+    pub(crate) fn expect(&mut self, generation: u32, relayed: bool) -> Option<u32> {
         self.renew(generation, relayed);
+        std::mem::take(&mut self.early).into_iter().filter_map(|early| self.arrived(early)).last()
     }
 
     fn renew(&mut self, generation: u32, relayed: bool) {
@@ -155,8 +169,16 @@ impl Lane {
     pub(crate) fn arrived(&mut self, arrival: Arrival) -> Option<u32> {
         let Arrival { peer, hello, reader, writer } = arrival;
         let opening = self.opening.as_ref()?;
+        if hello.generation > opening.generation {
+            // Of whom there are too many, the first is the oldest.
+            if self.early.len() >= EARLY_NEIGHBOURS {
+                self.early.pop_front();
+            }
+            self.early.push_back(Arrival { peer, hello, reader, writer });
+            return None;
+        }
         let expected = !self.relayed && peer == opening.peer && self.channel.is_none();
-        if !expected || hello.lane != self.number {
+        if !expected || hello.lane != opening.lane {
             return None;
         }
         let (reply, channel) = hello.answer(opening, crate::entropy::bytes());
@@ -189,7 +211,7 @@ impl Lane {
     fn greeted(&mut self, frame: &[u8]) -> LaneFrame {
         let hello = codec::decode::<LinkHello>(frame, HANDSHAKE);
         let (Ok(hello), Some(opening)) = (hello, &self.opening) else { return LaneFrame::Broken };
-        if hello.session != self.session || hello.lane != self.number {
+        if hello.session != self.session || hello.lane != opening.lane {
             return LaneFrame::Broken;
         }
         let (reply, channel) = hello.answer(opening, crate::entropy::bytes());
@@ -245,7 +267,7 @@ impl Lane {
     /// The next frame for the client to carry.
     pub(crate) fn take_relayed(&mut self) -> Option<(Forward, Vec<u8>)> {
         let frame = self.to_client.pop_front()?;
-        let (lane, generation) = (self.number, self.generation());
+        let (lane, generation) = (self.number(), self.generation());
         Some((Forward { lane, generation }, frame))
     }
 }

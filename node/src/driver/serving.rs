@@ -115,7 +115,7 @@ impl Serving {
             return Err(Refusal::Unreadable);
         }
         let accepted_until = prekeys::accepted_until(&prekey);
-        let within = self.judge.admit(hello.session, &opening, accepted_until).await?;
+        let within = self.judge.admit(hello.session, hello.hop, &opening, accepted_until).await?;
         let seat = self.seat(client, &opening, within).await;
         if seat.is_err() {
             self.judge.session_ended(hello.session);
@@ -141,9 +141,12 @@ impl Serving {
             })
             .cloned();
         let worker = found.ok_or(Refusal::UnknownModel)?.worker;
-        let tail = opening
-            .tail_prompt()
-            .map(|(task, prompt)| Tail { task: task.clone(), prompt: prompt.to_vec() });
+        let answer = || opening.answer.to_vec();
+        let tail = opening.tail_prompt().map(|(task, prompt)| Tail {
+            task: task.clone(),
+            prompt: prompt.to_vec(),
+            answer: answer(),
+        });
         let seat = worker.open(Some(client), opening.positions, opening.span, tail).await;
         let seat = seat.map_err(|error| match error {
             SeatError::Executor(ExecutorError::NoKv { free, .. }) => Refusal::NoKv { free },

@@ -7,6 +7,7 @@ use std::time::Duration;
 use taimatsu_executor::ExecutorLimits;
 use taimatsu_model::Store;
 use taimatsu_network::{FrameTap, Multiaddr};
+use taimatsu_peer::session::policy::PATIENCE;
 use taimatsu_protocol::{PeerId, Span};
 use zeroize::Zeroizing;
 
@@ -50,6 +51,8 @@ pub struct Owner {
     pub memory: Option<u64>,
     /// How long running answers may go on when the node is told to stop.
     pub drain: Duration,
+    /// How long an answer that lost a host waits for another in its place.
+    pub patience: Duration,
     /// Whether nodes of this local network are looked for by multicast.
     pub mdns: bool,
 }
@@ -64,6 +67,7 @@ impl Default for Owner {
             upload_per_second: None,
             memory: None,
             drain,
+            patience: PATIENCE,
             mdns: false,
         }
     }

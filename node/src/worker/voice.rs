@@ -20,8 +20,8 @@ pub(super) struct Voice {
 }
 
 impl Voice {
-    pub(super) fn new(Tail { task, prompt }: Tail) -> Self {
-        Self { task, prompt_len: prompt.len(), ids: prompt }
+    pub(super) fn new(Tail { task, prompt, answer }: Tail) -> Self {
+        Self { task, prompt_len: prompt.len(), ids: [prompt, answer].concat() }
     }
 
     /// The ids that stand behind each position from `start` on; none behind the last, and so on.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use taimatsu_executor::EchoExecutor;
 use taimatsu_peer::policy::RETRY_MS;
 use taimatsu_peer::retry::Attempts;
-use taimatsu_peer::routing::{Chain, PlanError, Wish};
+use taimatsu_peer::routing::{Chain, Part, PlanError, Wish};
 use taimatsu_peer::session::{Failure, Finish};
 use taimatsu_peer::{AnswerEnd, AnswerReport, Ask, Input, Observed, Privacy, RouteError};
 use taimatsu_protocol::control::{HopStats, Token};
@@ -97,8 +97,9 @@ pub struct Asking {
     /// The hosts of each attempt.
     pub chains: Vec<Vec<NodeId>>,
     pub(crate) attempts: Attempts,
-    pub(crate) chain: Option<Chain>,
     pub(crate) run: Option<Run>,
+    /// Hops that its answer has lost, and went on without.
+    pub losses: usize,
     /// The failure that the present attempt follows.
     failure: Option<Outcome>,
     pub(crate) consumed: u32,
@@ -131,7 +132,7 @@ impl World {
             ended: None,
             chains: Vec::new(),
             attempts: Attempts::new(),
-            chain: None,
+            losses: 0,
             run: None,
             failure: None,
             consumed: 0,
@@ -155,21 +156,26 @@ impl World {
         if !self.nodes[node].up {
             return self.end_ask(ask, Outcome::Gone);
         }
-        self.seek(ask);
+        self.seek(ask, None);
     }
 
-    fn seek(&mut self, ask: AskId) {
+    /// Asks the node's judgement for a chain, or for others in the places of a run's lost hops.
+    pub(crate) fn seek(&mut self, ask: AskId, part: Option<(u32, Part)>) {
         let Question { node, model, ref prompt, max_tokens, wish, .. } = self.asks[ask].question;
         let positions = prompt.len() as u32 + max_tokens.saturating_sub(1);
         let (model, blocks) = (self.models[model].id, self.models[model].shape.blocks);
         let this = &mut self.nodes[node];
         this.next += 1;
         let id = this.next;
-        this.routes.insert(id, ask);
+        this.routes.insert(id, (ask, part.as_ref().map(|(seek, _)| *seek)));
         this.blocks.insert(model, blocks);
+        let ask = Ask { id, model, blocks, wish, positions, privacy: Privacy::Anyone };
         self.tell(
             node,
-            Input::Ask(Ask { id, model, blocks, wish, positions, privacy: Privacy::Anyone }),
+            match part {
+                None => Input::Ask(ask),
+                Some((_, part)) => Input::Mend { ask, part: Box::new(part) },
+            },
         );
     }
 
@@ -188,7 +194,7 @@ impl World {
             format!("ask {ask} goes by {}", hops.collect::<Vec<_>>().join(" "))
         });
         self.asks[ask].chains.push(hosts);
-        self.begin_run(ask, chain);
+        self.begin_run(ask, &chain);
         self.pull_hooks(ask);
     }
 
@@ -279,12 +285,22 @@ impl World {
 
     fn learn(&mut self, ask: AskId) {
         let this = &self.asks[ask];
-        let (Some(chain), Some(run)) = (&this.chain, &this.run) else { return };
+        let Some(run) = &this.run else { return };
+        let hops = run.hops(run.machine.ring());
         let stats: Vec<HopStats> = run.machine.stats().collect();
         let (node, model) = (this.question.node, self.models[this.question.model].id);
-        let seen = Observed::of(model, chain, stats, run.pace.lap());
-        let hosts = chain.hops().iter().map(|hop| hop.peer).collect();
-        let receipts = run.receipts(model, chain, &this.question.prompt);
+        let seen = Observed::of(model, &hops, stats.iter().copied(), run.pace.lap());
+        let hosts = hops.iter().map(|hop| hop.peer).collect();
+        let receipts = run.receipts(model, &this.question.prompt);
+        let needed = this.question.prompt.len() + this.tokens.len() - 1 + run.machine.late().len();
+        let computed = |stats: &HopStats| stats.prefill_positions + stats.decode_steps;
+        // Nothing is computed twice: not by who stayed, and not by who came.
+        let twice = stats.iter().position(|stats| computed(stats) as usize > needed);
+        if let Some(hop) = twice {
+            let (all, losses) = (computed(&stats[hop]), this.losses);
+            let said = format!("hop {hop} has computed {all} positions of {needed}, {losses} lost");
+            return self.fail(|| said);
+        }
         if let Some(Err(broken)) = &receipts {
             let broken = broken.clone();
             self.fail(|| format!("the receipts of ask {ask} do not hold: {broken}"));
@@ -298,16 +314,20 @@ impl World {
 
     fn blame(&mut self, ask: AskId, failure: &Failure) {
         let this = &mut self.asks[ask];
-        let Some(chain) = &this.chain else { return };
-        let fault = this.attempts.failed(chain, failure);
+        let Some(run) = &this.run else { return };
+        let (ring, told) = run.machine.blamed();
+        let hops = run.hops(ring);
+        let fault = this.attempts.failed(&hops, failure).expect("a chain has hops");
         let (hop, node) = (fault.hop, this.question.node);
         let again = fault.again && this.tokens.is_empty();
         let said = format!("ask {ask}: {} is to blame: {failure}", name(&self.names, &hop.peer));
         self.trace.say(self.now, || said);
-        let hosts = chain.hops().iter().map(|hop| hop.peer).collect();
-        let model = self.models[this.question.model].id;
-        let end = AnswerEnd::Failed(failure.clone());
-        self.tell(node, Input::Answered(AnswerReport { model, hosts, end }));
+        let hosts = hops.iter().map(|hop| hop.peer).collect();
+        let model = self.models[self.asks[ask].question.model].id;
+        if !told {
+            let end = AnswerEnd::Failed(failure.clone());
+            self.tell(node, Input::Answered(AnswerReport { model, hosts, end }));
+        }
         let host = self.node_of(&hop.peer).unwrap_or(usize::MAX);
         let failed = Outcome::Failed { host, span: hop.span, failure: failure.clone() };
         let outcome = match failure {
@@ -322,7 +342,7 @@ impl World {
         };
         if again {
             self.asks[ask].failure = Some(outcome);
-            self.seek(ask);
+            self.seek(ask, None);
         } else {
             self.end_ask(ask, outcome);
         }

@@ -74,6 +74,40 @@ pub enum Action {
         /// As when the power is cut.
         silent: bool,
     },
+    /// The host of this hop is not heard of, and hears nobody, for so long.
+    Stop {
+        /// Whose chain.
+        ask: AskId,
+        /// Which hop; beyond the last, the last.
+        hop: usize,
+        /// How long.
+        pause: Duration,
+    },
+    /// It is back among the others, and what was on its way arrives.
+    Wake(NodeId),
+    /// The connection from this hop of the ask's present chain to the next one breaks.
+    CutLane {
+        /// Whose chain.
+        ask: AskId,
+        /// Which hop; beyond the last, the last.
+        lane: usize,
+    },
+    /// What this hop sends to the next one is lost, while the way back stands.
+    HalfLane {
+        /// Whose chain.
+        ask: AskId,
+        /// Which hop; beyond the last, the last.
+        lane: usize,
+    },
+    /// The host of this hop leaves, as by [`Action::Drain`].
+    DrainHop {
+        /// Whose chain.
+        ask: AskId,
+        /// Which hop; beyond the last, the last.
+        hop: usize,
+        /// What it leaves to running sessions.
+        patience: Duration,
+    },
     /// The client and the hop of its ask do not hear each other any more, in one direction.
     HalfOpen {
         /// Whose chain.

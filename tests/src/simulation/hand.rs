@@ -27,6 +27,32 @@ impl World {
                     self.crash(node, silent);
                 }
             }
+            Action::Stop { ask, hop, pause } => {
+                if let Some(node) = self.hop_of(ask, hop) {
+                    self.links.isolate(node);
+                    self.after(pause, Event::Act(Action::Wake(node)));
+                }
+            }
+            Action::Wake(node) => {
+                self.links.join(node);
+                self.release_held();
+            }
+            Action::CutLane { ask, lane } => self.cut_lane(ask, lane),
+            Action::HalfLane { ask, lane } => {
+                let ends = self.hop_of(ask, lane).and_then(|from| {
+                    let chain = self.asks[ask].chains.last()?;
+                    let place = chain.iter().position(|node| *node == from)?;
+                    Some((from, chain[(place + 1) % chain.len()]))
+                });
+                if let Some((from, to)) = ends.filter(|(from, to)| from != to) {
+                    self.links.cut(from, to);
+                }
+            }
+            Action::DrainHop { ask, hop, patience } => {
+                if let Some(node) = self.hop_of(ask, hop) {
+                    self.perform(Action::Drain { node, patience });
+                }
+            }
             Action::HalfOpen { ask, hop, outward } => {
                 if let Some(node) = self.hop_of(ask, hop) {
                     let client = self.asks[ask].question.node;
@@ -53,6 +79,7 @@ impl World {
             Action::Drain { node, patience } => {
                 if self.nodes[node].up {
                     self.tell(node, Input::Drain);
+                    self.warn_hops(node);
                     self.after(patience, Event::Act(Action::DrainEnds(node)));
                 }
             }
@@ -69,6 +96,23 @@ impl World {
     fn hop_of(&self, ask: AskId, hop: usize) -> Option<NodeId> {
         let chain = self.asks[ask].chains.last()?;
         chain.get(hop.min(chain.len() - 1)).copied()
+    }
+
+    fn cut_lane(&mut self, ask: AskId, lane: usize) {
+        let Some(from) = self.hop_of(ask, lane) else { return };
+        let Some(run) = &self.asks[ask].run else { return };
+        let session = run.session;
+        let it = |stream: &super::streams::Stream| {
+            matches!(stream.kind, Kind::Link { session: of, .. } if of == session)
+                && stream.ends[0] == from
+                && stream.open == [true; 2]
+        };
+        let found =
+            self.streams.iter().filter(|(_, stream)| it(stream)).map(|(id, _)| *id).next_back();
+        if let Some(id) = found {
+            self.launch(id, 0, Frame::Fin);
+            self.launch(id, 1, Frame::Fin);
+        }
     }
 
     fn crash(&mut self, node: NodeId, silent: bool) {

@@ -5,15 +5,14 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use taimatsu_executor::KvId;
 use taimatsu_peer::Input;
-use taimatsu_peer::session::policy::DIAL;
-use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput};
+use taimatsu_peer::session::{End, Hop, HopConfig, HopInput, HopOutput, LaneTerms};
 use taimatsu_protocol::control::{ToClient, ToHop, Violation};
 use taimatsu_protocol::signed::Verified;
 use taimatsu_protocol::{Moment, SessionId};
 
-use super::events::{Event, Timer};
+use super::events::Timer;
 use super::serving::short;
-use super::streams::{Frame, Kind, LaneFrame, LinkHello, StreamId, lane_end};
+use super::streams::{Frame, LaneFrame, LinkHello, StreamId};
 use super::worker::{Command, Order};
 use super::world::{NodeId, World};
 
@@ -24,8 +23,11 @@ pub(crate) struct HopTask {
     control: StreamId,
     worker: usize,
     kv: KvId,
-    lane_in: LaneEnd,
-    lane_out: LaneEnd,
+    prompt_len: u32,
+    pub(super) lane_in: LaneEnd,
+    pub(super) lane_out: LaneEnd,
+    /// Neighbours of whom the client has not told yet: their streams, who they are, what they said.
+    pub(super) early: VecDeque<(StreamId, NodeId, LinkHello)>,
     over: bool,
     armed: Option<Moment>,
 }
@@ -34,12 +36,12 @@ pub(crate) struct HopTask {
 #[derive(Debug)]
 pub(super) struct LaneEnd {
     pub(super) number: u8,
-    peer: Option<NodeId>,
+    pub(super) peer: Option<NodeId>,
     pub(super) generation: u32,
     pub(super) relayed: bool,
-    dialing: Option<StreamId>,
+    pub(super) dialing: Option<StreamId>,
     /// The stream of a lane that stands and is straight.
-    stream: Option<StreamId>,
+    pub(super) stream: Option<StreamId>,
     /// A relayed lane stands.
     pub(super) through_client: bool,
     pub(super) to_client: VecDeque<LaneFrame>,
@@ -53,21 +55,21 @@ impl HopTask {
         (worker, kv): (usize, KvId),
         [previous, next]: [Option<NodeId>; 2],
     ) -> Self {
-        let lane = |number, peer, generation| LaneEnd {
-            number,
+        let lane = |lane: Option<LaneTerms>, peer| LaneEnd {
+            number: lane.map_or(u8::MAX, |lane| lane.number),
             peer,
-            generation,
+            generation: lane.map_or(0, |lane| lane.generation),
             relayed: false,
             dialing: None,
             stream: None,
             through_client: false,
             to_client: VecDeque::new(),
         };
-        let (inward, outward) = config.generations;
-        let before = (config.hop + config.hops - 1) % config.hops;
         Self {
-            lane_in: lane(before, previous, inward),
-            lane_out: lane(config.hop, next, outward),
+            lane_in: lane(config.lanes.map(|lanes| lanes.inward), previous),
+            lane_out: lane(config.lanes.map(|lanes| lanes.out), next),
+            early: VecDeque::new(),
+            prompt_len: config.prompt_len,
             machine: Hop::new(now, config),
             control,
             worker,
@@ -86,7 +88,7 @@ impl HopTask {
 }
 
 impl LaneEnd {
-    const fn is_direct_as(&self, generation: u32) -> bool {
+    pub(super) const fn is_direct_as(&self, generation: u32) -> bool {
         !self.relayed && self.generation == generation
     }
 
@@ -123,6 +125,14 @@ impl World {
     pub(crate) fn executed(&mut self, node: NodeId, session: SessionId, kv: KvId, input: HopInput) {
         if self.nodes[node].hops.get(&session).is_some_and(|task| task.kv == kv) {
             self.hop_input(node, session, input);
+        }
+    }
+
+    /// The node's sessions are told that it takes nobody new.
+    pub(crate) fn warn_hops(&mut self, node: NodeId) {
+        let sessions: Vec<_> = self.nodes[node].hops.keys().copied().collect();
+        for session in sessions {
+            self.hop_input(node, session, HopInput::Leaving);
         }
     }
 
@@ -189,9 +199,33 @@ impl World {
             }
             HopOutput::Expect { generation, relayed } => {
                 let old = task.lane_in.renew(generation, relayed);
+                let early = std::mem::take(&mut task.early);
                 self.close_all(old, 1);
+                for (stream, from, hello) in early {
+                    if self.is_neighbour(node, from, stream, hello)
+                        && let Some(task) = self.nodes[node].hops.get_mut(&session)
+                    {
+                        task.machine.handle(self.now, HopInput::LaneUp(End::In, generation));
+                    }
+                }
             }
-            HopOutput::ToClient(message) => self.tell_client(node, session, message, None),
+            HopOutput::Neighbour { end, lane } => {
+                let peer = self.node_of(&lane.peer);
+                if let Some(task) = self.nodes[node].hops.get_mut(&session) {
+                    let end = task.lane(end);
+                    (end.number, end.peer) = (lane.lane, peer);
+                }
+            }
+            HopOutput::ToClient(message) => {
+                if let ToClient::Verdict { index, .. } = message {
+                    let (worker, kv, prompt) = (task.worker, task.kv, task.prompt_len);
+                    let have = this.workers[worker].kv_len(kv);
+                    if have < prompt + index {
+                        self.fail(|| format!("n{node} releases {index}, and has {have} positions"));
+                    }
+                }
+                self.tell_client(node, session, message, None);
+            }
             HopOutput::Down { mark, message, tensor } => {
                 let frame = LaneFrame::Down { mark, message, tensor };
                 self.send_lane(node, session, End::Out, frame);
@@ -218,110 +252,15 @@ impl World {
         self.close(task.control, 1);
         self.close_all([task.lane_out.dialing, task.lane_out.stream], 0);
         self.close_all([task.lane_in.dialing, task.lane_in.stream], 1);
+        for (stream, ..) in task.early {
+            self.close(stream, 1);
+        }
         self.tell(node, Input::SessionEnded { session });
     }
 
     fn close_all(&mut self, streams: [Option<StreamId>; 2], end: usize) {
         for stream in streams.into_iter().flatten() {
             self.close(stream, end);
-        }
-    }
-
-    fn dial_lane(&mut self, node: NodeId, session: SessionId) {
-        let Some(task) = self.nodes[node].hops.get_mut(&session) else { return };
-        let lane = &mut task.lane_out;
-        let generation = lane.generation;
-        let hello = LaneFrame::Hello(LinkHello { session, lane: lane.number, generation });
-        if lane.relayed {
-            lane.to_client.push_back(hello);
-            return self.flush_relayed(node, session, End::Out);
-        }
-        let Some(peer) = lane.peer else { return };
-        let kind = Kind::Link { session, generation };
-        let stream = self.dial(kind, [node, peer], Frame::Lane(hello));
-        if let Some(task) = self.nodes[node].hops.get_mut(&session) {
-            task.lane_out.dialing = Some(stream);
-        }
-        self.after(DIAL, Event::LaneLate { node, session, generation });
-    }
-
-    pub(crate) fn lane_late(&mut self, node: NodeId, session: SessionId, generation: u32) {
-        let Some(task) = self.nodes[node].hops.get_mut(&session) else { return };
-        if task.lane_out.generation != generation {
-            return;
-        }
-        if let Some(stream) = task.lane_out.dialing.take() {
-            self.close(stream, 0);
-            self.hop_input(node, session, HopInput::LaneLost(End::Out, generation));
-        }
-    }
-
-    /// The previous hop is here.
-    pub(crate) fn neighbour(
-        &mut self,
-        node: NodeId,
-        from: NodeId,
-        stream: StreamId,
-        hello: LinkHello,
-    ) {
-        let LinkHello { session, lane, generation } = hello;
-        let Some(task) = self.nodes[node].hops.get_mut(&session) else { return };
-        let end = &mut task.lane_in;
-        let stands = end.stream.is_some() || end.relayed;
-        let good = !stands && end.peer == Some(from) && end.number == lane;
-        if !good || end.generation != generation {
-            self.send(stream, 1, Frame::Lane(LaneFrame::Reply(false)));
-            return self.close(stream, 1);
-        }
-        end.stream = Some(stream);
-        self.send(stream, 1, Frame::Lane(LaneFrame::Reply(true)));
-        self.hop_input(node, session, HopInput::LaneUp(End::In, generation));
-    }
-
-    /// Something has come on a link stream.
-    pub(crate) fn at_lane(
-        &mut self,
-        node: NodeId,
-        session: SessionId,
-        generation: u32,
-        (stream, at): (StreamId, usize),
-        frame: Frame,
-    ) {
-        let end = lane_end(at);
-        let Some(task) = self.nodes[node].hops.get_mut(&session) else {
-            return self.unowned(node, (stream, at), &frame);
-        };
-        let lane = task.lane(end);
-        if lane.dialing == Some(stream) {
-            lane.dialing = None;
-            let up = matches!(frame, Frame::Lane(LaneFrame::Reply(true)));
-            let up = up && lane.is_direct_as(generation);
-            lane.stream = up.then_some(stream);
-            if !up {
-                self.close(stream, at);
-            }
-            return self.hop_input(
-                node,
-                session,
-                match up {
-                    true => HopInput::LaneUp(End::Out, generation),
-                    false => HopInput::LaneLost(End::Out, generation),
-                },
-            );
-        }
-        if lane.stream != Some(stream) {
-            return self.unowned(node, (stream, at), &frame);
-        }
-        if lane.is_direct_as(generation) {
-            self.hop_input(
-                node,
-                session,
-                match frame {
-                    Frame::Lane(frame) => lane_input(end, frame),
-                    Frame::Fin => HopInput::LaneLost(end, generation),
-                    _ => HopInput::Broken(Violation::Seal),
-                },
-            );
         }
     }
 

@@ -52,6 +52,18 @@ impl Links {
         self.weather.span_micros = span_micros;
     }
 
+    /// A node hears nobody, and nobody hears it.
+    pub fn isolate(&mut self, node: NodeId) {
+        for other in (0..self.places.len()).filter(|other| *other != node) {
+            self.cut.extend([(node, other), (other, node)]);
+        }
+    }
+
+    /// And again.
+    pub fn join(&mut self, node: NodeId) {
+        self.cut.retain(|(from, to)| *from != node && *to != node);
+    }
+
     /// Gives the next node a place.
     pub fn place(&mut self, luck: &mut Luck) {
         self.places.push((luck.below(MAP), luck.below(MAP)));

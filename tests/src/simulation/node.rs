@@ -47,7 +47,8 @@ pub struct Node {
     pub(crate) early: Vec<Early>,
     /// What the peer has just said of an opening.
     pub(crate) verdict: Option<Result<Span, Refusal>>,
-    pub(crate) routes: BTreeMap<u64, AskId>,
+    /// Asks that wait for a way, and which search of their run's it is.
+    pub(crate) routes: BTreeMap<u64, (AskId, Option<u32>)>,
     pub(crate) next: u64,
     /// Numbers of blocks of models that are looked up.
     pub(crate) blocks: BTreeMap<ModelId, u32>,
@@ -254,15 +255,20 @@ impl World {
                 Output::Remember { peer, standing, .. } => self.check_standing(&peer, &standing),
                 Output::Lookup { model } => self.look_up(node, model),
                 Output::Routed { id, chain } => {
-                    if let Some(ask) = self.nodes[node].routes.remove(&id) {
+                    if let Some((ask, None)) = self.nodes[node].routes.remove(&id) {
                         self.routed(ask, chain);
                     }
                 }
-                Output::Unroutable { id, error } => {
-                    if let Some(ask) = self.nodes[node].routes.remove(&id) {
-                        self.unroutable(ask, error);
+                Output::Mended { id, hops } => {
+                    if let Some((ask, Some(seek))) = self.nodes[node].routes.remove(&id) {
+                        self.sought(ask, seek, hops);
                     }
                 }
+                Output::Unroutable { id, error } => match self.nodes[node].routes.remove(&id) {
+                    Some((ask, None)) => self.unroutable(ask, error),
+                    Some((ask, Some(seek))) => self.sought(ask, seek, Vec::new()),
+                    None => {}
+                },
                 Output::Admit { within, .. } => self.nodes[node].verdict = Some(Ok(within)),
                 Output::Refuse { refusal, .. } => self.nodes[node].verdict = Some(Err(refusal)),
             }

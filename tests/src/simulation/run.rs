@@ -1,31 +1,44 @@
 //! A client's session on hosts, performed as `node/src/driver/chain_run.rs` does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use taimatsu_peer::pace::Pace;
-use taimatsu_peer::routing::{Chain, Hop};
+use taimatsu_peer::routing::{Chain, Hop, Part};
 use taimatsu_peer::session::{Failure, Finish, Origin, OriginConfig, OriginInput, OriginOutput};
-use taimatsu_protocol::codec::BoundedVec;
-use taimatsu_protocol::control::Token;
-use taimatsu_protocol::opening::{LaneOpening, Opening, PrekeyId, Refusal, TailOpening, TailTask};
+use taimatsu_peer::{AnswerEnd, AnswerReport, Blame, Input};
+use taimatsu_protocol::control::{ToHop, Token};
+use taimatsu_protocol::opening::{Opening, Refusal};
 use taimatsu_protocol::receipt::{self, BrokenReceipts, Claim, Expected};
 use taimatsu_protocol::sealed::Secret;
-use taimatsu_protocol::{Announcement, ModelId, Moment, Sampling, SessionId};
+use taimatsu_protocol::{Announcement, ModelId, Moment, Numerics, PeerId, SessionId};
 
-use super::events::Timer;
-use super::streams::{Frame, Hello, Kind, StreamId};
+use super::events::{Timer, name};
+use super::streams::{Frame, Hello, StreamId};
 use super::world::{AskId, NodeId, World};
+
+/// As the node's: a lost host is asked again after this.
+const COOLS: Duration = Duration::from_secs(1);
+
+/// At most.
+const COOLS_MOST: Duration = Duration::from_secs(8);
 
 /// An [`Origin`] and its control streams.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) machine: Origin,
     pub(crate) pace: Pace,
-    session: SessionId,
+    pub(crate) session: SessionId,
+    pub(super) numerics: Numerics,
     /// Every id that was made.
-    answer: Vec<u32>,
-    lines: Vec<Line>,
-    openings: Vec<Opening>,
+    pub(super) answer: Vec<u32>,
+    /// By number.
+    pub(super) lines: Vec<Line>,
+    /// Found, and without a number yet.
+    pub(super) found: VecDeque<Hop>,
+    pub(super) secrets: BTreeMap<(u8, u32), Secret>,
+    /// Hosts that were lost, until when they are not asked, and how long that was.
+    cooling: BTreeMap<PeerId, (Moment, Duration)>,
     made: VecDeque<Made>,
     ended: bool,
     armed: Option<Moment>,
@@ -33,12 +46,15 @@ pub(crate) struct Run {
 
 /// One hop's control stream.
 #[derive(Debug)]
-struct Line {
-    node: NodeId,
-    stream: StreamId,
-    stands: bool,
+pub(super) struct Line {
+    pub(super) hop: Hop,
+    pub(super) node: NodeId,
+    pub(super) stream: StreamId,
+    pub(super) opening: Option<Opening>,
+    pub(super) stands: bool,
+    pub(super) dropped: bool,
     /// Its opening was sealed to a prekey that is gone, and was sent again.
-    again: bool,
+    pub(super) again: bool,
 }
 
 #[derive(Debug)]
@@ -48,31 +64,46 @@ enum Made {
 }
 
 impl Run {
+    /// The hops of this ring.
+    pub(crate) fn hops(&self, ring: &[u8]) -> Vec<Hop> {
+        ring.iter().filter_map(|hop| Some(self.lines.get(usize::from(*hop))?.hop)).collect()
+    }
+
     /// Whether the receipts hold together, where every hop has said all.
     pub(crate) fn receipts(
         &self,
         model: ModelId,
-        chain: &Chain,
         prompt: &[u32],
     ) -> Option<Result<(), BrokenReceipts>> {
-        let expected = |hop: &Hop| Expected { host: hop.peer, span: hop.span };
-        let hops: Vec<Expected> = chain.hops().iter().map(expected).collect();
+        let ring = self.machine.ring();
+        let expected = |(hop, number): (Hop, &u8)| Expected {
+            host: hop.peer,
+            span: hop.span,
+            replaced: self.machine.is_newcomer(*number),
+        };
+        let hops: Vec<Expected> = self.hops(ring).into_iter().zip(ring).map(expected).collect();
         let claim = Claim {
             session: self.session,
             model,
-            numerics: chain.numerics(),
+            numerics: self.numerics,
             hops: &hops,
             prompt,
             answer: &self.answer,
             late: self.machine.late(),
         };
-        self.machine.is_told_all().then(|| receipt::check(&claim, self.machine.receipts()))
+        self.machine.is_told_all().then(|| receipt::check(&claim, &self.machine.receipts()))
+    }
+
+    fn cools(&mut self, now: Moment, peer: PeerId, pause: Option<Duration>) {
+        let before = self.cooling.get(&peer).map(|(_, pause)| (*pause * 2).min(COOLS_MOST));
+        let pause = pause.or(before).unwrap_or(COOLS);
+        self.cooling.insert(peer, (now + pause, pause));
     }
 }
 
 impl World {
     /// Sends the openings.
-    pub(crate) fn begin_run(&mut self, ask: AskId, chain: Chain) {
+    pub(crate) fn begin_run(&mut self, ask: AskId, chain: &Chain) {
         self.drop_run(ask);
         let question = &self.asks[ask].question;
         let config = OriginConfig {
@@ -80,25 +111,19 @@ impl World {
             prompt_len: question.prompt.len() as u32,
             max_tokens: question.max_tokens,
             score: false,
+            patience: self.patience,
         };
-        let openings = self.openings(ask, &chain, config.first_credit());
         let session = SessionId::from_bytes(self.luck.bytes());
-        let mut lines = Vec::new();
-        for (number, hop) in chain.hops().iter().enumerate() {
-            let node = self.node_of(&hop.peer).expect("only nodes of this world announce");
-            let opening = openings[number].clone();
-            let stream = self.knock(ask, session, number as u8, (node, hop.prekey.id), opening);
-            lines.push(Line { node, stream, stands: false, again: false });
-        }
-        let this = &mut self.asks[ask];
-        this.chain = Some(chain);
-        this.run = Some(Run {
+        self.asks[ask].run = Some(Run {
             machine: Origin::new(self.now, config),
             pace: Pace::new(),
             session,
+            numerics: chain.numerics(),
             answer: Vec::new(),
-            lines,
-            openings,
+            lines: Vec::new(),
+            found: chain.hops().iter().copied().collect(),
+            secrets: BTreeMap::new(),
+            cooling: BTreeMap::new(),
             made: VecDeque::new(),
             ended: false,
             armed: None,
@@ -106,60 +131,75 @@ impl World {
         self.perform_run(ask);
     }
 
-    fn knock(
-        &mut self,
-        ask: AskId,
-        session: SessionId,
-        hop: u8,
-        (node, prekey): (NodeId, PrekeyId),
-        opening: Opening,
-    ) -> StreamId {
-        let hello = Hello { session, hop, prekey, opening };
-        self.asks[ask].sent.push((node, hello.clone()));
-        let from = self.asks[ask].question.node;
-        let kind = Kind::Control { ask, session, hop };
-        self.dial(kind, [from, node], Frame::Hello(Box::new(hello)))
+    /// Looks for others for these places of the ring.
+    fn look_for_others(&mut self, ask: AskId, seek: u32, places: std::ops::Range<usize>) {
+        let now = self.now;
+        let Some(run) = self.asks[ask].run.as_ref() else { return };
+        let ring = run.hops(run.machine.ring());
+        let (first, last) = (ring[places.start].span, ring[places.end - 1].span);
+        let others = ring.iter().enumerate().filter(|(place, _)| !places.contains(place));
+        let mut without: BTreeSet<PeerId> = others.map(|(_, hop)| hop.peer).collect();
+        let cool = run.cooling.iter().filter(|(_, (until, _))| *until > now);
+        without.extend(cool.map(|(peer, _)| *peer));
+        let blocks = first.blocks().start..last.blocks().end;
+        let part = Part { blocks, without, numerics: run.numerics };
+        self.seek(ask, Some((seek, part)));
     }
 
-    /// The opening of each hop, with fresh secrets for the lanes.
-    fn openings(&mut self, ask: AskId, chain: &Chain, credit: u32) -> Vec<Opening> {
-        let hops = chain.hops();
-        let secrets: Vec<Secret> =
-            hops.iter().map(|_| Secret::from_bytes(self.luck.bytes())).collect();
-        let lane = |to: usize, number: usize| {
-            let (peer, secret) = (hops[to].peer, secrets[number].clone());
-            (hops.len() > 1).then_some(LaneOpening { peer, secret, generation: 1 })
-        };
-        let last = hops.len() - 1;
-        let question = &self.asks[ask].question;
-        let prompt = || BoundedVec::truncated(question.prompt.iter().copied());
-        let task = TailTask::Generate {
-            sampling: Sampling::greedy(),
-            end_ids: BoundedVec::new(),
-            credit,
-            logprobs: None,
-        };
-        let prompt_len = question.prompt.len() as u32;
-        let opening = |(number, hop): (usize, &Hop)| Opening {
-            model: self.models[question.model].id,
-            span: hop.span,
-            hops: hops.len() as u8,
-            numerics: chain.numerics(),
-            prompt_len,
-            positions: prompt_len + question.max_tokens.saturating_sub(1),
-            receipts: true,
-            out: lane(if number == last { 0 } else { number + 1 }, number),
-            inward: {
-                let previous = if number == 0 { last } else { number - 1 };
-                lane(previous, previous)
-            },
-            prompt: if number == 0 { prompt() } else { BoundedVec::new() },
-            tail: (number == last).then(|| TailOpening {
-                task: task.clone(),
-                prompt: if last == 0 { BoundedVec::new() } else { prompt() },
-            }),
-        };
-        hops.iter().enumerate().map(opening).collect()
+    /// Somebody was found for places of an answer, or nobody.
+    pub(crate) fn sought(&mut self, ask: AskId, seek: u32, hops: Vec<Hop>) {
+        let Some(run) = self.asks[ask].run.as_mut() else { return };
+        if hops.is_empty() {
+            return self.run_input(ask, OriginInput::Nobody { seek });
+        }
+        let count = hops.len() as u8;
+        run.found = hops.into();
+        self.run_input(ask, OriginInput::Found { seek, hops: count });
+        if let Some(run) = self.asks[ask].run.as_mut() {
+            run.found.clear();
+        }
+    }
+
+    /// All lanes stand, for the first time or again.
+    fn opened(&mut self, ask: AskId) {
+        let Some(run) = self.asks[ask].run.as_ref() else { return };
+        let hops = run.hops(run.machine.ring());
+        let hosts: Vec<NodeId> = hops.iter().filter_map(|hop| self.node_of(&hop.peer)).collect();
+        self.trace.say(self.now, || format!("ask {ask} is open, by {hosts:?}"));
+        if self.asks[ask].chains.last() != Some(&hosts) {
+            self.asks[ask].chains.push(hosts);
+        }
+    }
+
+    fn lost(&mut self, ask: AskId, failure: Failure, ring: &[u8]) {
+        let now = self.now;
+        let (node, model) = (self.asks[ask].question.node, self.asks[ask].question.model);
+        let model = self.models[model].id;
+        self.asks[ask].losses += 1;
+        let Some(run) = self.asks[ask].run.as_mut() else { return };
+        let hosts: Vec<PeerId> = run.hops(ring).into_iter().map(|hop| hop.peer).collect();
+        let blame = Blame::of(&failure, hosts.len());
+        if let Failure::Refused { refusal: Refusal::Busy { retry_ms }, .. } = &failure {
+            let pause = Duration::from_millis((*retry_ms).into()).min(COOLS_MOST);
+            run.cools(now, hosts[blame.hop], Some(pause / 2));
+        }
+        let said = format!(
+            "ask {ask} goes on without {}: {failure}",
+            name(&self.names, &hosts[blame.hop])
+        );
+        self.trace.say(now, || said);
+        let end = AnswerEnd::Failed(failure);
+        self.tell(node, Input::Answered(AnswerReport { model, hosts, end }));
+    }
+
+    fn let_go(&mut self, ask: AskId, hop: u8) {
+        let now = self.now;
+        let Some(run) = self.asks[ask].run.as_mut() else { return };
+        let line = &mut run.lines[usize::from(hop)];
+        (line.stands, line.dropped) = (false, true);
+        let (stream, peer) = (line.stream, line.hop.peer);
+        run.cools(now, peer, None);
+        self.close(stream, 0);
     }
 
     /// Something has come to a client on a control stream.
@@ -169,7 +209,7 @@ impl World {
         }
         let Some(run) = self.asks[ask].run.as_mut() else { return };
         let Some(line) = run.lines.get_mut(usize::from(hop)) else { return };
-        if line.stream != stream {
+        if line.stream != stream || line.dropped {
             return;
         }
         let input = match frame {
@@ -182,7 +222,7 @@ impl World {
             Frame::Reply(Err(Refusal::StalePrekey(signed))) if !line.again => {
                 line.again = true;
                 let (node, session) = (line.node, run.session);
-                let opening = run.openings[usize::from(hop)].clone();
+                let opening = line.opening.clone().expect("it was sent");
                 let said = signed.verify::<Announcement>().map(|said| said.record().clone());
                 let said = said.ok().filter(|said| said.host == self.nodes[node].id);
                 let Some(said) = said else {
@@ -258,17 +298,17 @@ impl World {
             }
             match output {
                 OriginOutput::ToHop { hop, message, frame } => {
-                    let line = &run.lines[usize::from(hop)];
-                    if !line.stands {
-                        continue;
-                    }
-                    let stream = line.stream;
-                    let sent = self.send(stream, 0, Frame::ToHop(message, frame));
-                    if !sent && let Some(run) = self.asks[ask].run.as_mut() {
-                        run.machine.handle(now, OriginInput::Lost { hop });
-                    }
+                    self.tell_hop(ask, hop, message, frame);
                 }
-                OriginOutput::Open => self.trace.say(now, || format!("ask {ask} is open")),
+                OriginOutput::Relink { hop, lane } => {
+                    let lane = self.lane(ask, lane);
+                    self.tell_hop(ask, hop, ToHop::Relink(lane), None);
+                }
+                OriginOutput::Knock(newcomer) => self.newcomer(ask, &newcomer),
+                OriginOutput::Seek { seek, places } => self.look_for_others(ask, seek, places),
+                OriginOutput::Lost { failure, ring } => self.lost(ask, failure, &ring),
+                OriginOutput::Drop { hop } => self.let_go(ask, hop),
+                OriginOutput::Open => self.opened(ask),
                 OriginOutput::Token(token) => {
                     run.pace.token(now);
                     run.answer.push(token.id);
@@ -287,6 +327,20 @@ impl World {
         let armed = self.arm(Timer::Run(ask), armed, timeout);
         if let Some(run) = self.asks[ask].run.as_mut() {
             run.armed = armed;
+        }
+    }
+
+    fn tell_hop(&mut self, ask: AskId, hop: u8, message: ToHop, frame: Option<bytes::Bytes>) {
+        let now = self.now;
+        let Some(run) = self.asks[ask].run.as_mut() else { return };
+        let line = &run.lines[usize::from(hop)];
+        if !line.stands {
+            return;
+        }
+        let stream = line.stream;
+        let sent = self.send(stream, 0, Frame::ToHop(message, frame));
+        if !sent && let Some(run) = self.asks[ask].run.as_mut() {
+            run.machine.handle(now, OriginInput::Lost { hop });
         }
     }
 

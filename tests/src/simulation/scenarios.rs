@@ -16,6 +16,7 @@ use super::world::{AskId, NodeId, World};
 
 mod large;
 mod losses;
+mod mending;
 mod quiet;
 mod rush;
 mod storm;
@@ -34,7 +35,7 @@ pub struct Scenario {
 }
 
 /// All of at most thirty nodes; a seed picks one.
-pub const SCENARIOS: [Scenario; 17] = [
+pub const SCENARIOS: [Scenario; 24] = [
     quiet::ANSWERS,
     quiet::RELAYED,
     quiet::SLOW_READER,
@@ -51,14 +52,22 @@ pub const SCENARIOS: [Scenario; 17] = [
     losses::RESTART,
     losses::DRAIN,
     losses::CHURN,
+    mending::MENDS,
+    mending::MENDS_PAIRS,
+    mending::MENDS_LATE,
+    mending::WAKES,
+    mending::LANE_CUT,
+    mending::LANE_HALF_OPEN,
+    mending::LEAVES,
     storm::STORM,
 ];
 
 /// Of a thousand nodes.
 pub const LARGE: Scenario = large::THOUSAND;
 
-/// Asks end in that time whatever happens: three attempts that are each found dead slowly.
-const BOUND: Duration = Duration::from_secs(150);
+/// Asks end in that time whatever happens: attempts that are each found dead slowly, and one that
+/// waits as long as it may.
+const BOUND: Duration = Duration::from_secs(210);
 
 /// The scenario of this name.
 #[must_use]
@@ -150,9 +159,4 @@ fn all_done<'a>(asks: impl IntoIterator<Item = (usize, &'a Asking)>) -> Result<(
 
 fn asks(world: &World) -> impl Iterator<Item = (usize, &Asking)> {
     world.asks.iter().enumerate()
-}
-
-/// Chains must be whole where everybody is up: whose fault a failure is must be true.
-fn blames_the_dead(ask: &Asking, dead: NodeId) -> bool {
-    matches!(ask.outcome, Some(Outcome::Failed { host, .. }) if host == dead)
 }

@@ -44,7 +44,8 @@ impl World {
             Frame::Hello(hello) => match self.admit(node, &hello) {
                 Ok(worker) => {
                     let Hello { session, hop, opening, .. } = *hello;
-                    let tail = opening.tail_prompt().map(|(_, prompt)| prompt.to_vec());
+                    let answer = opening.answer.to_vec();
+                    let tail = opening.tail_prompt().map(|(_, prompt)| [prompt, &answer].concat());
                     let (positions, part) = (opening.positions, opening.span);
                     self.nodes[node].opened.insert(session, Opened { stream, hop, opening });
                     self.command(node, worker, Command::Open { session, positions, part, tail });
@@ -75,6 +76,7 @@ impl World {
         let summary = OpeningSummary {
             id: 0,
             session: hello.session,
+            hop: hello.hop,
             model,
             span,
             numerics,

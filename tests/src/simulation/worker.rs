@@ -105,6 +105,11 @@ impl Worker {
         self.speed.capacity
     }
 
+    /// Positions that a session has computed.
+    pub(crate) fn kv_len(&self, kv: KvId) -> u32 {
+        self.executor.kv_len(kv).unwrap_or(0)
+    }
+
     pub(crate) fn free_positions(&self) -> u32 {
         self.executor.free_positions()
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use taimatsu_peer::session::policy::PATIENCE;
 use taimatsu_protocol::{Moment, PeerId, UnixSeconds};
 
 use super::asking::Asking;
@@ -53,6 +54,8 @@ pub struct World {
     pub replays_sent: usize,
     /// Copied openings that were refused.
     pub replays_refused: usize,
+    /// How long answers wait for somebody in a lost host's place.
+    pub patience: Duration,
     /// Events of the present moment.
     at_once: u32,
     /// When the scenario does something for the last time.
@@ -83,6 +86,7 @@ impl World {
             next_ticket: 0,
             replays_sent: 0,
             replays_refused: 0,
+            patience: PATIENCE,
             at_once: 0,
             last_action: Moment::default(),
             trace: Trace::new(aloud),
@@ -267,7 +271,8 @@ impl World {
         }
     }
 
-    fn launch(&mut self, id: StreamId, to: usize, frame: Frame) {
+    /// Sends a frame towards an end.
+    pub(crate) fn launch(&mut self, id: StreamId, to: usize, frame: Frame) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let delay = self.links.delay(&mut self.luck, stream.ends[1 - to], stream.ends[to]);
         let at = (self.now + delay).max(stream.last[to]);

@@ -14,28 +14,54 @@ use crate::tail::{ReceiptTerms, TailConfig};
 /// What a hop knows from its opening.
 #[derive(Debug, Clone)]
 pub struct HopConfig {
-    /// Its number in the ring.
+    /// Its number in the session.
     pub hop: u8,
-    /// Hops of the ring.
-    pub hops: u8,
     /// Width of a hidden state, in f32.
     pub hidden: u32,
     /// Tokens of the prompt.
     pub prompt_len: u32,
     /// Positions in all.
     pub positions: u32,
-    /// The prompt, for the leader.
+    /// The prompt, for the leader; empty elsewhere.
     pub prompt: Vec<u32>,
-    /// First generations of the inward and the outward lane.
-    pub generations: (u32, u32),
+    /// The answer's ids so far, for a leader or a tail in a lost one's place.
+    pub answer: Vec<u32>,
+    /// Its lanes; none where it is alone in its ring.
+    pub lanes: Option<Lanes>,
     /// The tail's task.
     pub tail: Option<TailConfig>,
     /// What receipts are signed as; none in scoring sessions, and where nobody else computes.
     pub receipts: Option<ReceiptTerms>,
 }
 
+/// A hop's two lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lanes {
+    /// From the previous hop.
+    pub inward: LaneTerms,
+    /// To the next hop.
+    pub out: LaneTerms,
+}
+
+/// A lane as a hop's opening has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneTerms {
+    /// Its number: that of the hop that it leads from.
+    pub number: u8,
+    /// Its generation.
+    pub generation: u32,
+    /// Its receiver is new to the session.
+    pub fresh: bool,
+}
+
+impl LaneTerms {
+    const fn of(lane: &LaneOpening) -> Self {
+        Self { number: lane.lane, generation: lane.generation, fresh: lane.fresh }
+    }
+}
+
 impl HopConfig {
-    /// What `opening` asks of `host`; takes the prompt out of it. `hidden` is the model's width.
+    /// What `opening` asks of `host`; takes prompt and answer out of it. `hidden` is the model's width.
     #[must_use]
     pub fn of(
         host: PeerId,
@@ -50,14 +76,17 @@ impl HopConfig {
             }
             TailTask::Score { .. } => TailConfig::Score,
         });
-        let generation = |lane: &Option<LaneOpening>| lane.as_ref().map_or(0, |l| l.generation);
-        let generations = (generation(&opening.inward), generation(&opening.out));
-        let upstream = opening.inward.as_ref().filter(|_| hop > 0).map(|lane| lane.peer);
+        let both = opening.inward.as_ref().zip(opening.out.as_ref());
+        let lanes = both
+            .map(|(inward, out)| Lanes { inward: LaneTerms::of(inward), out: LaneTerms::of(out) });
+        let upstream = opening.inward.as_ref().filter(|_| !opening.span.embed);
+        let upstream = upstream.map(|lane| lane.peer);
         let prompt = std::mem::take(&mut opening.prompt).into_vec();
-        let Opening { model, span, numerics, hops, prompt_len, positions, receipts, .. } = *opening;
+        let answer = std::mem::take(&mut opening.answer).into_vec();
+        let Opening { model, span, numerics, prompt_len, positions, receipts, .. } = *opening;
         let terms = ReceiptTerms { host, session, model, span, numerics, upstream };
         let receipts = receipts.then_some(terms);
-        Self { hop, hops, hidden, prompt_len, positions, prompt, generations, tail, receipts }
+        Self { hop, hidden, prompt_len, positions, prompt, answer, lanes, tail, receipts }
     }
 }
 
@@ -103,6 +132,8 @@ pub enum HopInput {
     },
     /// What [`HopOutput::Sign`] asked for.
     Signed(SignedBytes),
+    /// The host takes nobody new, and will end what runs.
+    Leaving,
     /// The host is leaving.
     Drain,
 }
@@ -136,6 +167,13 @@ pub enum HopOutput {
         generation: u32,
         /// Through the client.
         relayed: bool,
+    },
+    /// From now on this is who is at that end, and with which secret; what stood there is fenced.
+    Neighbour {
+        /// Which end.
+        end: End,
+        /// Who.
+        lane: Box<LaneOpening>,
     },
     /// Seal and send to the client.
     ToClient(ToClient),

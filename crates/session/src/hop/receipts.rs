@@ -11,7 +11,7 @@ use taimatsu_protocol::receipt::{
 };
 use taimatsu_protocol::sealed::Mark;
 use taimatsu_protocol::signed::SignedBytes;
-use taimatsu_protocol::{Digest, Moment};
+use taimatsu_protocol::{Digest, Moment, PeerId};
 
 use super::{Executed, Hop, HopOutput, JobInput};
 use crate::tail::ReceiptTerms;
@@ -27,6 +27,9 @@ pub(super) struct Book {
     signed: u32,
     /// This hop's last receipt.
     previous: Digest,
+    /// Those of them that go on to the next hop, and how many have gone on this connection.
+    own: Vec<(u32, SignedBytes)>,
+    handed_on: usize,
     /// The upstream hop's receipts that wait for this hop's own; bounded by the lane's window.
     upstream: VecDeque<SignedBytes>,
     signing: bool,
@@ -42,6 +45,8 @@ impl Book {
             outputs: VecDeque::new(),
             signed: 0,
             previous: NO_RECEIPT,
+            own: Vec::new(),
+            handed_on: 0,
             upstream: VecDeque::new(),
             signing: false,
             closing: None,
@@ -56,17 +61,22 @@ impl Book {
         }
     }
 
-    /// `count` positions were computed.
-    pub(super) fn gave(&mut self, output: &Executed, count: u32, width: usize) {
+    /// `count` positions were computed. Of the first so many, `told` gives the leaves of what a tail
+    /// in a lost one's place was told that stands behind them.
+    pub(super) fn gave(
+        &mut self,
+        output: &Executed,
+        count: u32,
+        width: usize,
+        told: impl Fn(u32) -> Vec<Digest>,
+    ) {
         match output {
             Executed::Hidden(rows) => self.outputs.extend(rows.chunks(width).map(leaf)),
             Executed::Sampled(token) => {
-                self.outputs.extend((1..count).map(|_| no_leaf()));
+                self.outputs.extend(told(count - 1));
                 self.outputs.push_back(id_leaf(token.id));
             }
-            Executed::Scored(_) | Executed::Nothing => {
-                self.outputs.extend((0..count).map(|_| no_leaf()));
-            }
+            Executed::Scored(_) | Executed::Nothing => self.outputs.extend(told(count)),
         }
     }
 
@@ -75,6 +85,20 @@ impl Book {
         let left = to.saturating_sub(self.signed) as usize;
         self.inputs.truncate(left);
         self.outputs.truncate(left);
+    }
+
+    /// The next hop is another one, or may have lost what was on its way.
+    pub(super) const fn hand_on_again(&mut self) {
+        self.handed_on = 0;
+    }
+
+    /// The previous hop is this one now, or the same on another connection: it hands all that it
+    /// signed in again.
+    pub(super) fn led_from(&mut self, peer: PeerId, leader: bool) {
+        self.upstream.clear();
+        if !leader {
+            self.terms.upstream = Some(peer);
+        }
     }
 
     pub(super) const fn is_closing(&self) -> bool {
@@ -133,16 +157,31 @@ impl Hop {
         }
     }
 
-    pub(super) fn book_output(&mut self, output: &Executed, count: u32) {
+    /// What came out of `count` positions from `start` on.
+    pub(super) fn book_output(&mut self, output: &Executed, start: u32, count: u32) {
         let width = self.config.hidden as usize * 4;
+        let (tail, prompt_len) = (&self.tail, self.config.prompt_len);
+        let id_after = |position: u32| {
+            let index = (position + 1).checked_sub(prompt_len)?;
+            tail.as_ref()?.id_at(index)
+        };
+        let told = |count: u32| {
+            let ids = (start..start + count).map(id_after);
+            ids.map(|id| id.map_or_else(no_leaf, id_leaf)).collect()
+        };
         if let Some(book) = &mut self.book {
-            book.gave(output, count, width);
+            book.gave(output, count, width, told);
         }
     }
 
-    /// The upstream hop's next receipt came.
-    pub(super) fn take_receipt(&mut self, above: SignedBytes) -> Result<(), Violation> {
+    /// The upstream hop's next receipt came, for positions before `until`.
+    pub(super) fn take_receipt(&mut self, until: u32, above: SignedBytes) -> Result<(), Violation> {
         let Some(book) = &mut self.book else { return Err(Violation::OutOfPlace) };
+        if until <= book.signed {
+            // A newcomer's, or one that was handed on before: what it is for was signed with
+            // another.
+            return Ok(());
+        }
         // It follows the positions that it is for, and no more of these are permitted.
         let most = self.permitted.saturating_sub(book.signed) / RECEIPT_EVERY + 1;
         if book.upstream.len() >= most as usize {
@@ -154,7 +193,7 @@ impl Hop {
 
     /// Asks for the next signature, if one is due.
     pub(super) fn sign_next(&mut self, now: Moment) {
-        let (leader, end) = (self.is_leader(), self.told_through());
+        let (leader, end) = (self.leader, self.told_through());
         let Some(book) = &mut self.book else { return };
         if book.signing {
             return;
@@ -181,7 +220,7 @@ impl Hop {
     /// The end of the final positions whose outcome is with whom it is for: what is held back
     /// here is not signed, or the receipt would come before what it is about.
     fn told_through(&self) -> u32 {
-        let sent = self.held.as_ref().map_or(u32::MAX, |(mark, _)| mark.step);
+        let sent = if self.head { u32::MAX } else { self.sent };
         let told = self.tail.as_ref().map(|tail| self.config.prompt_len - 1 + tail.next_index());
         self.committed.min(sent).min(told.unwrap_or(u32::MAX))
     }
@@ -189,15 +228,27 @@ impl Hop {
     /// A signature that was asked for is here: for the client, by this hop's own stream, and for
     /// the next hop, which embeds it.
     pub(super) fn signed(&mut self, signed: SignedBytes) {
-        let tail = self.is_tail();
+        let head = self.head;
         let Some(book) = self.book.as_mut().filter(|book| book.signing) else { return };
         (book.signing, book.previous) = (false, signed.digest());
-        let (until, closing) = (book.signed, book.is_closing());
+        if !head && !book.is_closing() {
+            book.own.push((book.signed, signed.clone()));
+        }
         // Not `tell_client`: a prompt's receipts would put off for long what is coalesced.
-        self.outputs.push_back(HopOutput::ToClient(ToClient::Receipt(signed.clone())));
-        if !tail && !closing {
-            let mark = Mark { epoch: self.epoch, step: until };
-            self.down(mark, Downstream::Receipt(signed), None::<Bytes>);
+        self.outputs.push_back(HopOutput::ToClient(ToClient::Receipt(signed)));
+        self.hand_on_receipts();
+    }
+
+    /// Receipts follow what they are about.
+    pub(super) fn hand_on_receipts(&mut self) {
+        let (sending, sent, epoch) = (self.sending, self.sent, self.epoch);
+        while let Some(book) = self.book.as_mut().filter(|_| sending)
+            && let Some((until, own)) = book.own.get(book.handed_on)
+            && *until <= sent
+        {
+            let (step, own) = (*until, own.clone());
+            book.handed_on += 1;
+            self.down(Mark { epoch, step }, Downstream::Receipt(own), None::<Bytes>);
         }
     }
 

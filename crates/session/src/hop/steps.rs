@@ -4,12 +4,12 @@ use bytes::Bytes;
 use taimatsu_protocol::Moment;
 use taimatsu_protocol::codec::BoundedVec;
 use taimatsu_protocol::control::{HopFailure, Score, ToClient, Violation};
-use taimatsu_protocol::link::{Downstream, LinkAck, MAX_STEP};
+use taimatsu_protocol::link::{Downstream, MAX_STEP};
 use taimatsu_protocol::sealed::Mark;
 
 use super::{Book, Executed, Hop, HopOutput, Job, JobInput, Pending, Running, State, Want};
-use crate::policy::{WINDOW, WINDOW_RENEWAL};
-use crate::tail::Release;
+use crate::policy::{PREFILL_CHUNK, WINDOW, WINDOW_RENEWAL};
+use crate::tail::Verdict;
 
 /// The most tensor bytes of a frame that goes straight; the frame's limit is 8 MiB.
 const MAX_DIRECT: usize = 4 << 20;
@@ -36,8 +36,10 @@ impl Hop {
             return Err(Violation::WrongSize);
         }
         let end = mark.step.checked_add(count).ok_or(Violation::OverCredit)?;
-        // What the tail has passed on is all that there is to compute.
-        let given = self.tail.as_ref().map(|tail| self.config.prompt_len + tail.passed());
+        // What the tail has passed on is all that there is to compute; but for what the tail before
+        // it had passed on.
+        let first = self.tail.as_ref().filter(|tail| !tail.is_heir());
+        let given = first.map(|tail| self.config.prompt_len + tail.passed());
         if end > self.permitted.min(self.config.positions).min(given.unwrap_or(u32::MAX)) {
             return Err(Violation::OverCredit);
         }
@@ -69,7 +71,8 @@ impl Hop {
         self.queue.retain(|pending| pending.start < to);
         self.received = to;
         self.kv_len = self.kv_len.min(to);
-        self.held.take_if(|(mark, _)| mark.step >= to);
+        self.retained.truncate(to);
+        self.sent = self.sent.min(to);
         if let Some(book) = &mut self.book {
             book.roll_back(to);
         }
@@ -101,24 +104,32 @@ impl Hop {
         self.commit(self.received);
     }
 
-    /// Gives the executor its next job, when it is idle and the last output is on its way.
+    /// Gives the executor its next job, when it is idle.
     pub(super) fn work(&mut self) {
         let closing = self.book.as_ref().is_some_and(Book::is_closing);
-        let busy = self.executing.is_some() || self.held.is_some();
-        if self.state != State::Running || busy || closing {
+        let busy = self.executing.is_some() || !self.started;
+        if self.state == State::Done || busy || closing {
             return;
         }
-        let Some(Pending { start, count, input }) = self.queue.pop_front() else { return };
+        let Some(pending) = self.queue.pop_front() else { return };
+        // A tail computes what it has passed on, and chooses at its end; the rest waits.
+        let given = self.tail.as_ref().map(|tail| self.config.prompt_len + tail.passed());
+        let fits = given.map_or(pending.count, |given| given.saturating_sub(pending.start));
+        let (now, rest) = pending.split(fits);
+        if let Some(rest) = rest {
+            self.queue.push_front(rest);
+        }
+        let Some(Pending { start, count, input }) = now else { return };
         let want = self.want(start + count);
         self.executing = Some(Running { start, count, void: false });
         self.outputs.push_back(HopOutput::Execute(Job { start, count, input, want }));
     }
 
     pub(super) fn want(&self, end: u32) -> Want {
-        match (&self.tail, self.is_tail()) {
+        match (&self.tail, self.head) {
             (_, false) => Want::Hidden,
             (None, true) => Want::Scores,
-            (Some(_), true) if end < self.config.prompt_len => Want::Nothing,
+            (Some(tail), true) if end < self.config.prompt_len + tail.next_index() => Want::Nothing,
             (Some(tail), true) => Want::Sample { index: tail.next_index() },
         }
     }
@@ -141,15 +152,15 @@ impl Hop {
         self.kv_len = start + count;
         self.news = true;
         self.renew_permission();
-        self.book_output(&output, count);
+        self.book_output(&output, start, count);
         match output {
             Executed::Hidden(tensor) => {
-                self.held = Some((Mark { epoch: self.epoch, step: start }, tensor));
-                self.send_held();
+                self.retained.push(tensor);
+                self.send_on();
             }
             Executed::Sampled(token) => {
-                let releases = self.tail.as_mut().map(|tail| tail.sampled(token));
-                self.release(now, releases.unwrap_or_default());
+                let verdict = self.tail.as_mut().and_then(|tail| tail.sampled(token));
+                self.release(now, verdict);
             }
             Executed::Scored(rows) => self.scored(now, start, &rows),
             Executed::Nothing => {}
@@ -172,30 +183,73 @@ impl Hop {
         // The last permission covers what is left, however little that is.
         let worth = until >= self.permitted.saturating_add(WINDOW_RENEWAL)
             || (until == self.config.positions && until > self.permitted);
-        if self.is_leader() || !worth {
+        if self.leader || !worth {
             return;
         }
         self.permitted = until;
-        let ack = LinkAck { received: self.received, kv_len: self.kv_len, until };
-        self.outputs.push_back(HopOutput::Up(ack));
+        // Whoever comes next is told all at once.
+        if self.lane_in.up {
+            self.permit();
+        }
     }
 
-    pub(super) fn send_held(&mut self) {
+    /// What the next hop has when it is new to the session: the leader has the prompt.
+    pub(super) const fn first_to_send(&self) -> u32 {
+        if self.head { self.config.prompt_len } else { 0 }
+    }
+
+    /// Sends the next hop what it lacks, as far as it may go.
+    pub(super) fn send_on(&mut self) {
+        if self.head {
+            return self.send_ids();
+        }
         let width = self.config.hidden as usize * 4;
-        let permitted = |(mark, tensor): &mut (Mark, Bytes)| {
-            u64::from(mark.step) + (tensor.len() / width) as u64 <= u64::from(self.may_send_until)
-        };
-        let Some((mark, mut tensor)) = self.held.take_if(permitted) else { return };
         let fits = if self.lane_out.relayed { MAX_FORWARD } else { MAX_DIRECT } / width;
-        let mut step = mark.step;
-        while !tensor.is_empty() {
-            let part = tensor.split_to(tensor.len().min(fits.max(1) * width));
-            let count = (part.len() / width) as u32;
+        let most = (fits.max(1) as u32).min(PREFILL_CHUNK);
+        while self.sending {
+            let end = self.retained.end().min(self.may_send_until);
+            let step = self.sent;
+            let tensor = self.retained.rows(step, end.saturating_sub(step).min(most));
+            let count = (tensor.len() / width) as u32;
+            if count == 0 {
+                break;
+            }
             // No more than this hop was told: it will not roll back what it calls final.
             let committed_through = self.committed.min(step + count);
             let message = Downstream::Step { count, committed_through };
-            self.down(Mark { step, ..mark }, message, Some(part));
-            step += count;
+            self.down(Mark { epoch: self.epoch, step }, message, Some(tensor));
+            self.sent += count;
+            self.hand_on_receipts();
+        }
+        self.hand_on_receipts();
+    }
+
+    /// Sends the leader the ids that it lacks.
+    fn send_ids(&mut self) {
+        let index = self.sent.saturating_sub(self.config.prompt_len);
+        let Some(tail) = self.tail.as_ref().filter(|_| self.sending) else { return };
+        let ids: Vec<BoundedVec<u32, 64>> = tail
+            .ids_from(index)
+            .chunks(64)
+            .map(|ids| BoundedVec::truncated(ids.iter().copied()))
+            .collect();
+        for ids in ids {
+            let (step, count) = (self.sent, ids.len() as u32);
+            self.sent += count;
+            let message = Downstream::Accepted { ids, committed_through: step };
+            self.down(Mark { epoch: self.epoch, step }, message, None);
+        }
+    }
+
+    /// The ids that the tail may pass on go to the leader, be it this very hop.
+    pub(super) fn pass_on(&mut self) {
+        if !self.leader {
+            return self.send_on();
+        }
+        let Some(tail) = &self.tail else { return };
+        let ids = tail.ids_from(self.received - self.config.prompt_len).to_vec();
+        for id in ids {
+            self.queue_ids(&[id]);
         }
     }
 
@@ -208,24 +262,14 @@ impl Hop {
         self.outputs.push_back(HopOutput::Down { mark, message, tensor });
     }
 
-    pub(super) fn release(&mut self, now: Moment, releases: Vec<Release>) {
-        for release in releases {
-            match release {
-                Release::Verdict { index, token, end } => {
-                    // What was said is final, and so is all that it was sampled from.
-                    self.commit(self.config.prompt_len + index);
-                    let tokens = BoundedVec::truncated([token]);
-                    self.tell_client(now, ToClient::Verdict { index, tokens, end });
-                }
-                Release::Accepted { id, .. } if self.is_leader() => self.queue_ids(&[id]),
-                Release::Accepted { index, id } => {
-                    let step = self.config.prompt_len + index;
-                    let ids = BoundedVec::truncated([id]);
-                    let message = Downstream::Accepted { ids, committed_through: step };
-                    self.down(Mark { epoch: self.epoch, step }, message, None);
-                }
-            }
+    pub(super) fn release(&mut self, now: Moment, verdict: Option<Verdict>) {
+        if let Some(Verdict { index, token, end }) = verdict {
+            // What was said is final, and so is all that it was sampled from.
+            self.commit(self.config.prompt_len + index);
+            let tokens = BoundedVec::truncated([token]);
+            self.tell_client(now, ToClient::Verdict { index, tokens, end });
         }
+        self.pass_on();
     }
 
     pub(super) fn scored(&mut self, now: Moment, start: u32, rows: &[Score]) {
@@ -235,5 +279,30 @@ impl Hop {
             let rows = BoundedVec::truncated(rows.iter().cloned());
             self.tell_client(now, ToClient::Scored { position, rows });
         }
+    }
+}
+
+impl Pending {
+    /// Its first `fits` positions, and the rest.
+    fn split(self, fits: u32) -> (Option<Self>, Option<Self>) {
+        let Self { start, count, input } = self;
+        if fits >= count {
+            return (Some(Self { start, count, input }), None);
+        }
+        if fits == 0 {
+            return (None, Some(Self { start, count, input }));
+        }
+        let (first, rest) = match input {
+            JobInput::Ids(mut ids) => {
+                let rest = ids.split_off(fits as usize);
+                (JobInput::Ids(ids), JobInput::Ids(rest))
+            }
+            JobInput::Hidden(mut rows) => {
+                let rest = rows.split_off(rows.len() / count as usize * fits as usize);
+                (JobInput::Hidden(rows), JobInput::Hidden(rest))
+            }
+        };
+        let first = Self { start, count: fits, input: first };
+        (Some(first), Some(Self { start: start + fits, count: count - fits, input: rest }))
     }
 }

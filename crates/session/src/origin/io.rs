@@ -1,5 +1,8 @@
 //! What goes into the client's machine and what comes out of it.
 
+use std::ops::Range;
+use std::time::Duration;
+
 use bytes::Bytes;
 use taimatsu_protocol::control::{HopFailure, Score, ToClient, ToHop, Token};
 use taimatsu_protocol::opening::Refusal;
@@ -17,6 +20,8 @@ pub struct OriginConfig {
     pub max_tokens: u32,
     /// Score the prompt, and generate nothing.
     pub score: bool,
+    /// How long a lost hop's place may stay vacant; with none, a loss ends the answer.
+    pub patience: Duration,
 }
 
 impl OriginConfig {
@@ -27,7 +32,7 @@ impl OriginConfig {
     }
 }
 
-/// What happens to the client.
+/// What happens to the client. Hops are named by their numbers.
 #[derive(Debug)]
 pub enum OriginInput {
     /// A hop accepted its opening.
@@ -61,6 +66,18 @@ pub enum OriginInput {
         /// Which.
         hop: u8,
     },
+    /// What [`OriginOutput::Seek`] asked for is found: so many hops for the places that it named.
+    Found {
+        /// Which question it answers.
+        seek: u32,
+        /// How many hops.
+        hops: u8,
+    },
+    /// There is nobody for them.
+    Nobody {
+        /// Which question it answers.
+        seek: u32,
+    },
     /// The caller has taken this many tokens in all.
     Consumed(u32),
     /// The caller has enough (a stop string, a closed socket).
@@ -79,14 +96,72 @@ pub enum OriginOutput {
         /// The frame behind a `Forward`.
         frame: Option<Bytes>,
     },
-    /// All lanes stand.
+    /// All lanes stand, for the first time or again.
     Open,
+    /// A hop is lost, or is one too many from now on: its stream is let go, after what is to be
+    /// sent on it.
+    Drop {
+        /// Which, by its number.
+        hop: u8,
+    },
+    /// The answer has lost a hop, and goes on without.
+    Lost {
+        /// What.
+        failure: Failure,
+        /// The numbers of the hops, by their places.
+        ring: Vec<u8>,
+    },
+    /// Find other hosts for the blocks of these places of the ring. Exactly one answer is wanted,
+    /// but to a question that is not the last one none is heard.
+    Seek {
+        /// Which question it is.
+        seek: u32,
+        /// Places in the ring.
+        places: Range<usize>,
+    },
+    /// Send an opening.
+    Knock(Box<Newcomer>),
+    /// Tell a hop of another neighbour, by [`ToHop::Relink`].
+    Relink {
+        /// Whom, by its number.
+        hop: u8,
+        /// The lane.
+        lane: LaneEnd,
+    },
     /// A token of the answer, in order.
     Token(Token),
     /// What may follow the next prompt position, in order.
     Scored(Score),
     /// The answer is over; nothing follows.
     Ended(Result<Finish, Failure>),
+}
+
+/// A hop to be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newcomer {
+    /// Its number.
+    pub hop: u8,
+    /// Its place in the ring.
+    pub place: usize,
+    /// What it takes in; none where it is alone in the ring.
+    pub inward: Option<LaneEnd>,
+    /// What it gives on.
+    pub out: Option<LaneEnd>,
+    /// Tokens that the tail may release.
+    pub credit: u32,
+}
+
+/// One end of a lane, as its hop is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneEnd {
+    /// The lane.
+    pub lane: u8,
+    /// The number of the hop at the other end.
+    pub other: u8,
+    /// Its generation.
+    pub generation: u32,
+    /// Its receiver is new to the session.
+    pub fresh: bool,
 }
 
 /// How an answer ends well.
@@ -100,7 +175,7 @@ pub enum Finish {
     Cancelled,
 }
 
-/// How an answer fails.
+/// How an answer fails. Hops and lanes are named by their places in the ring.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// A hop refused the opening.
@@ -146,6 +221,12 @@ pub enum Failure {
     /// A hop said what it may not.
     #[error("hop {hop} broke the protocol")]
     Violation {
+        /// Which.
+        hop: u8,
+    },
+    /// A hop's host takes its leave.
+    #[error("hop {hop} leaves")]
+    Leaves {
         /// Which.
         hop: u8,
     },
