@@ -146,6 +146,8 @@ impl From<EngineError> for Failure {
             }
             EngineError::Invalid { param: "model", .. } => Self::new(Code::Failure, what)
                 .try_this("a GGUF file of a supported kind, or taimatsu ls"),
+            EngineError::Invalid { param: "messages", .. } => Self::new(Code::Usage, what)
+                .try_this("taimatsu run --raw, for the text as it stands"),
             EngineError::Invalid { .. } => Self::new(Code::Usage, what).try_this("taimatsu help"),
             EngineError::ContextOverflow { .. } => {
                 Self::new(Code::Usage, what).try_this("a shorter prompt, or a smaller --max-tokens")

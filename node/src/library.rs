@@ -165,7 +165,7 @@ impl KnownModel {
         let template = self.template.as_ref().ok_or_else(|| {
             let name = &self.name;
             invalid(format!(
-                "{name} has no chat template; send the text as it stands: `run --raw`, or /v1/completions"
+                "{name} has no chat template: it goes on with texts, and is not made for chats; send the text as it stands, by `run --raw` or /v1/completions"
             ))
         })?;
         let messages: Vec<_> = messages

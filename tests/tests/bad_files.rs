@@ -211,3 +211,22 @@ fn config_alone_shows_what_is_in_force() {
     }
     machine.run(&["up", "--swarm", ""]).is_refused(2, &["--swarm", "a name"]);
 }
+
+#[test]
+fn an_architecture_that_nobody_knows_is_refused_by_name() {
+    let machine = Machine::new(PROGRAM);
+    let mut bytes = fs::read(TINY).unwrap();
+    let key = b"general.architecture";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
+    // The key, a type of four bytes, a length of eight, and the text.
+    let value = &mut bytes[at + key.len() + 12..][..5];
+    assert_eq!(value, b"llama");
+    value.copy_from_slice(b"gptjx");
+    let path = machine.path("strange.gguf");
+    fs::write(&path, bytes).unwrap();
+    let path = path.to_str().unwrap();
+    for args in [&["import", path][..], &["run", path, "--raw", "a"]] {
+        machine.run(args).is_refused(1, &["strange.gguf", "`gptjx`", "qwen3"]);
+    }
+    assert!(machine.run(&["ls"]).out.is_empty());
+}

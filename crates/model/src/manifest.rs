@@ -103,6 +103,9 @@ pub enum ManifestError {
     /// A key that every model has is missing, or has the wrong type.
     #[error("the file's metadata has no usable `{0}`")]
     Key(String),
+    /// Nobody here computes models of this kind, or knows what its numbers mean.
+    #[error("architecture `{0}` is not supported; a model may be {all}", all = ARCHITECTURES.join(", "))]
+    Architecture(String),
     /// A tensor that every model has is missing.
     #[error("the file has no tensor `{0}`")]
     Tensor(&'static str),
@@ -144,6 +147,9 @@ impl From<Bits> for f64 {
     }
 }
 
+/// Values of `general.architecture` that are known.
+pub const ARCHITECTURES: [&str; 4] = ["llama", "gemma3", "qwen2", "qwen3"];
+
 impl Manifest {
     /// The manifest of a file. Reads and hashes every tensor, on all cores.
     ///
@@ -154,6 +160,9 @@ impl Manifest {
         let architecture = file
             .text("general.architecture")
             .ok_or_else(|| ManifestError::Key("general.architecture".into()))?;
+        if !ARCHITECTURES.contains(&architecture) {
+            return Err(ManifestError::Architecture(architecture.to_owned()));
+        }
         let keys = Keys { file, architecture };
         let hidden = keys.number("embedding_length")?;
         // Some models have another number for each block; then it is in `extra`.

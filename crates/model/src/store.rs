@@ -234,7 +234,13 @@ impl Store {
             return Err(StoreError::NameOfCatalogue(name));
         }
         let shown = path.file_name().unwrap_or_default().to_string_lossy();
-        self.adopt(&copy, &sha256, &names, license, format!("imported from {shown}"))
+        let adopted = self.adopt(&copy, &sha256, &names, license, format!("imported from {shown}"));
+        adopted.map_err(|error| match error {
+            StoreError::Manifest { source, .. } => {
+                StoreError::Manifest { path: path.to_owned(), source }
+            }
+            other => other,
+        })
     }
 
     /// Gives a stored model more names.

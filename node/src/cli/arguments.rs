@@ -36,9 +36,9 @@ pub(crate) struct BenchArgs {
     /// Threads for computing [default: as `up`]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Sessions that decode together, for `batch`
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) sessions: u32,
+    /// Sessions that decode together, for `batch` alone [default: 8]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) sessions: Option<u32>,
     /// Tokens of a run, of each session [default: 512 for prefill, else 128]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) tokens: Option<u32>,

@@ -26,6 +26,10 @@ struct Measured {
 
 /// Runs a benchmark and prints it.
 pub(super) async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
+    if args.sessions.is_some() && args.what != BenchWhat::Batch {
+        return Err(Failure::new(Code::Usage, "--sessions is for `bench batch` alone")
+            .try_this("taimatsu bench batch --sessions 8"));
+    }
     let model = local::ensure_model(global, &args.model).await?;
     let threads = match args.threads {
         Some(threads) => usize::from(threads),
@@ -35,7 +39,7 @@ pub(super) async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failur
     let plan = Plan {
         what,
         tokens: args.tokens.unwrap_or_else(|| what.usual()),
-        sessions: if what == BenchWhat::Batch { args.sessions } else { 1 },
+        sessions: if what == BenchWhat::Batch { args.sessions.unwrap_or(8) } else { 1 },
         runs: args.runs,
     };
     let work = tokio::task::spawn_blocking(move || {
@@ -146,8 +150,9 @@ fn tell(
     }
     let many =
         if sessions > 1 { format!(" in each of {sessions} sessions") } else { String::new() };
+    let all = if sessions > 1 { " in all" } else { "" };
     say(format!(
-        "{model}: {} of {tokens} tokens{many} on {threads} threads: {median:.1} tokens/s ({least:.1} to \
+        "{model}: {} of {tokens} tokens{many} on {threads} threads: {median:.1} tokens/s{all} ({least:.1} to \
          {most:.1} in {} runs)",
         what.word(),
         rates.len(),

@@ -216,7 +216,9 @@ fn welcome(stages: &Stages, started: &Started, settings: &Settings) {
     if settings.privacy.value == PrivacyArg::Trusted && settings.trusted.value.is_empty() {
         stages.line("  ! privacy  trusted, and no --trust PEER: nobody but this node may compute");
     }
-    stages.line(&format!("  ask        taimatsu --api {api} run smollm2:135m \"Hello\""));
+    let first = settings.serve.value.first().map(|served| split_span(served).0);
+    let model = first.unwrap_or("smollm2:135m");
+    stages.line(&format!("  ask        taimatsu --api {api} run {model} \"Hello\""));
     stages.line("  stop       Ctrl-C");
 }
 
