@@ -53,7 +53,9 @@ enum Command {
         positions: u32,
         part: Span,
         tail: Option<Tail>,
-        reply: oneshot::Sender<Result<KvId, ExecutorError>>,
+        /// Makes the seat: one that nobody takes frees its KV like any other.
+        commands: mpsc::Sender<Command>,
+        reply: oneshot::Sender<Result<Seat, ExecutorError>>,
     },
     Run {
         kv: KvId,
@@ -177,10 +179,10 @@ impl Worker {
         tail: Option<Tail>,
     ) -> Result<Seat, SeatError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Open { client, positions, part, tail, reply };
+        let commands = self.commands.clone();
+        let command = Command::Open { client, positions, part, tail, commands, reply };
         self.commands.try_send(command).map_err(|_| SeatError::Unavailable)?;
-        let kv = answer.await.map_err(|_| SeatError::Unavailable)??;
-        Ok(Seat { kv, commands: self.commands.clone() })
+        Ok(answer.await.map_err(|_| SeatError::Unavailable)??)
     }
 }
 

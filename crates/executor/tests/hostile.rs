@@ -149,3 +149,46 @@ proptest! {
         }
     }
 }
+
+/// A tiny model's file whose tensor `name` was changed: its bytes, and the four of its type.
+fn changed(
+    name: &str,
+    change: impl FnOnce(&mut [u8], &mut [u8]),
+) -> Result<CpuExecutor, ExecutorError> {
+    let mut bytes = std::fs::read(data("tiny").join("llama-2blk.f16.gguf")).unwrap();
+    let whole = GgufFile::from_bytes(bytes.clone()).unwrap();
+    let tensor = whole.tensor(name).unwrap();
+    let at = tensor.bytes.as_ptr() as usize - whole.bytes().as_ptr() as usize;
+    let (info, length) =
+        (bytes.windows(name.len()).position(|text| text == name.as_bytes()), tensor.bytes.len());
+    let dimensions = tensor.shape.len();
+    let (head, body) = bytes.split_at_mut(at);
+    change(&mut body[..length], &mut head[info.unwrap() + name.len() + 4 + 8 * dimensions..][..4]);
+    let file = Arc::new(GgufFile::from_bytes(bytes).unwrap());
+    let manifest = Manifest::of(&file).unwrap();
+    let span = Span::whole(manifest.blocks).unwrap();
+    CpuExecutor::load_on(paths()[0].1, &file, &manifest, span, 32, None)
+}
+
+#[test]
+fn what_is_no_number_is_not_remembered() {
+    for name in ["blk.1.attn_k.weight", "blk.1.attn_v.weight"] {
+        for half in [0x7e00_u16, 0x7c00, 0xfc00] {
+            let spoil =
+                |bytes: &mut [u8], _: &mut [u8]| bytes[..2].copy_from_slice(&half.to_le_bytes());
+            let mut executor = changed(name, spoil).unwrap();
+            assert_eq!(run(&mut executor, 1, 3, |_, _| Vec::new(), &[1, 2, 3]), None, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_norm_of_another_type_is_refused() {
+    let q8_0 = 8_u32;
+    let retype = |_: &mut [u8], ty: &mut [u8]| ty.copy_from_slice(&q8_0.to_le_bytes());
+    let refused = changed("blk.1.ffn_norm.weight", retype).err().unwrap();
+    assert!(
+        matches!(&refused, ExecutorError::BadTensor { tensor, .. } if tensor == "blk.1.ffn_norm.weight"),
+        "{refused}"
+    );
+}

@@ -12,12 +12,12 @@ use taimatsu_protocol::control::HopFailure;
 use taimatsu_protocol::opening::TailTask;
 use tokio::sync::mpsc;
 
-use super::Command;
 use super::forms::{Order, failure, floats, joined, le_bytes, order_work, values};
 use super::gauges::{Gauges, smooth};
 use super::pace::{Next, Pace, Waiting};
 use super::shares::{Client, Shares};
 use super::voice::{Voice, score};
+use super::{Command, Seat};
 
 /// Streams of one pass.
 const BATCH: usize = 16;
@@ -106,7 +106,7 @@ impl Bench {
 
     fn take(&mut self, command: Command, orders: &mut Vec<Order>) {
         match command {
-            Command::Open { client, positions, part, tail, reply } => {
+            Command::Open { client, positions, part, tail, commands, reply } => {
                 let opened = self.executor.open(positions, part);
                 if let Ok(kv) = &opened {
                     let voice = tail.map(Voice::new);
@@ -114,8 +114,9 @@ impl Bench {
                     self.places.insert(*kv, Place { client, blocks, voice });
                     self.shares.enter(client);
                 }
-                if let Err(Ok(kv)) = reply.send(opened) {
-                    self.close(kv);
+                let seat = opened.map(|kv| Seat { kv, commands });
+                if let Err(Ok(seat)) = reply.send(seat) {
+                    self.close(seat.kv);
                 }
             }
             Command::Run { kv, job, reply } => {
@@ -328,10 +329,12 @@ mod tests {
         ids: &[u32],
     ) -> (Order, oneshot::Receiver<Done>) {
         let part = Span::parse_inclusive(part, SHAPE.blocks).unwrap();
-        let (reply, mut opened) = oneshot::channel();
-        let open = Command::Open { client, positions: 64, part, tail: None, reply };
+        let ((reply, mut opened), (commands, closed)) = (oneshot::channel(), mpsc::channel(1));
+        // Nobody takes the seat's word of its end.
+        drop(closed);
+        let open = Command::Open { client, positions: 64, part, tail: None, commands, reply };
         bench.take(open, &mut Vec::new());
-        let kv = opened.try_recv().unwrap().unwrap();
+        let kv = opened.try_recv().unwrap().unwrap().kv;
         let (reply, answer) = oneshot::channel();
         let (input, count) = (JobInput::Ids(ids.to_vec()), ids.len() as u32);
         let job = Job { start: 0, count, input, want: Want::Hidden };
@@ -389,6 +392,31 @@ mod tests {
         assert_eq!((orders.len(), orders[0].piece), (1, 3));
         bench.take(Command::Close { kv }, &mut orders);
         assert!(orders.is_empty() && answer.try_recv().is_err());
+        assert_eq!(bench.executor.free_positions(), 512);
+    }
+
+    #[test]
+    fn a_seat_that_nobody_takes_is_free_again() {
+        let mut bench = bench();
+        let part = Span::parse_inclusive("0-1", SHAPE.blocks).unwrap();
+        let (commands, mut inbox) = mpsc::channel(4);
+        let open = |reply| Command::Open {
+            client: None,
+            positions: 64,
+            part,
+            tail: None,
+            commands: commands.clone(),
+            reply,
+        };
+        // Who asked is gone before the answer, or after it was sent.
+        let (gone, _) = oneshot::channel();
+        bench.take(open(gone), &mut Vec::new());
+        let (reply, answer) = oneshot::channel();
+        bench.take(open(reply), &mut Vec::new());
+        drop(answer);
+        while let Ok(command) = inbox.try_recv() {
+            bench.take(command, &mut Vec::new());
+        }
         assert_eq!(bench.executor.free_positions(), 512);
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use taimatsu_kernels::{
-    Heads, Inputs, Level, NonFinite, PAGE, Pool, Session, Turn, add, gate, page_size, rms_norm,
-    rotate, scale, write,
+    Heads, Inputs, Level, NonFinite, PAGE, Pool, Session, Turn, add, check, gate, page_size,
+    rms_norm, rotate, scale, write,
 };
 
 use super::kv::KvStore;
@@ -104,6 +104,9 @@ impl Block {
         bench.turned(queries, head_norms.map(|norms| &norms.0[..]), turns, heads);
         bench.turned(keys, head_norms.map(|norms| &norms.1[..]), turns, kv_heads);
         scale(bench.level, queries, 1.0 / (head as f32).sqrt());
+        // A half would hold what is no number as its largest one.
+        check(bench.level, kv_heads * head, keys)?;
+        check(bench.level, kv_heads * head, values)?;
         bench.remember(index, plans, kv, keys, values);
         self.attend(bench, index, plans, kv, queries, mixed)?;
         added.resize(rows * hidden, 0.0);

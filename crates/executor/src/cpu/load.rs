@@ -205,6 +205,10 @@ impl<'a> Weights<'a> {
 
     fn vector(&self, name: &str, width: usize) -> Result<Vec<f32>, ExecutorError> {
         let (kind, _, view) = self.measured(name, &[width as u64])?;
+        if !matches!(kind, Kind::F32 | Kind::F16 | Kind::Bf16) {
+            let why = "a norm or a bias is F32, F16 or BF16".into();
+            return Err(ExecutorError::BadTensor { tensor: name.into(), why });
+        }
         self.need_whole(name)?;
         let mut values = vec![0.0; width];
         taimatsu_kernels::unpack_row(kind, view.bytes, &mut values);
