@@ -54,7 +54,7 @@ enum Command {
         part: Span,
         tail: Option<Tail>,
         /// Makes the seat: one that nobody takes frees its KV like any other.
-        commands: mpsc::Sender<Command>,
+        commands: mpsc::Sender<Self>,
         reply: oneshot::Sender<Result<Seat, ExecutorError>>,
     },
     Run {

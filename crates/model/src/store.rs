@@ -234,13 +234,8 @@ impl Store {
             return Err(StoreError::NameOfCatalogue(name));
         }
         let shown = path.file_name().unwrap_or_default().to_string_lossy();
-        let adopted = self.adopt(&copy, &sha256, &names, license, format!("imported from {shown}"));
-        adopted.map_err(|error| match error {
-            StoreError::Manifest { source, .. } => {
-                StoreError::Manifest { path: path.to_owned(), source }
-            }
-            other => other,
-        })
+        let source = format!("imported from {shown}");
+        self.adopt(&copy, &sha256, &names, license, source).map_err(|error| error.about(path))
     }
 
     /// Gives a stored model more names.

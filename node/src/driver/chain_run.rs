@@ -296,6 +296,10 @@ impl ChainRun {
             ..parts().map(|blocks| blocks.end).max().unwrap_or(0);
         let others = ring.iter().enumerate().filter(|(place, _)| !places.contains(place));
         let mut without: BTreeSet<PeerId> = others.map(|(_, hop)| hop.peer).collect();
+        // One that leaves, and is there still, is none of the others.
+        let here = self.machine.ring()[places.clone()].iter();
+        let here = here.map(|hop| &self.hops[usize::from(*hop)]).filter(|hop| !hop.dropped);
+        without.extend(here.map(|member| member.hop.peer));
         without.extend(self.cooling.all(self.caller.clock.now()));
         let (mender, numerics, sender) = (self.mender.clone(), self.numerics, self.sender.clone());
         tokio::spawn(async move {

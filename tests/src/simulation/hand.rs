@@ -38,16 +38,7 @@ impl World {
                 self.release_held();
             }
             Action::CutLane { ask, lane } => self.cut_lane(ask, lane),
-            Action::HalfLane { ask, lane } => {
-                let ends = self.hop_of(ask, lane).and_then(|from| {
-                    let chain = self.asks[ask].chains.last()?;
-                    let place = chain.iter().position(|node| *node == from)?;
-                    Some((from, chain[(place + 1) % chain.len()]))
-                });
-                if let Some((from, to)) = ends.filter(|(from, to)| from != to) {
-                    self.links.cut(from, to);
-                }
-            }
+            Action::HalfLane { ask, lane } => self.half_lane(ask, lane),
             Action::DrainHop { ask, hop, patience } => {
                 if let Some(node) = self.hop_of(ask, hop) {
                     self.perform(Action::Drain { node, patience });
@@ -96,6 +87,17 @@ impl World {
     fn hop_of(&self, ask: AskId, hop: usize) -> Option<NodeId> {
         let chain = self.asks[ask].chains.last()?;
         chain.get(hop.min(chain.len() - 1)).copied()
+    }
+
+    fn half_lane(&mut self, ask: AskId, lane: usize) {
+        let ends = self.hop_of(ask, lane).and_then(|from| {
+            let chain = self.asks[ask].chains.last()?;
+            let place = chain.iter().position(|node| *node == from)?;
+            Some((from, chain[(place + 1) % chain.len()]))
+        });
+        if let Some((from, to)) = ends.filter(|(from, to)| from != to) {
+            self.links.cut(from, to);
+        }
     }
 
     fn cut_lane(&mut self, ask: AskId, lane: usize) {

@@ -139,6 +139,9 @@ impl World {
         let (first, last) = (ring[places.start].span, ring[places.end - 1].span);
         let others = ring.iter().enumerate().filter(|(place, _)| !places.contains(place));
         let mut without: BTreeSet<PeerId> = others.map(|(_, hop)| hop.peer).collect();
+        let here = run.machine.ring()[places.clone()].iter();
+        let here = here.map(|hop| &run.lines[usize::from(*hop)]).filter(|line| !line.dropped);
+        without.extend(here.map(|line| line.hop.peer));
         let cool = run.cooling.iter().filter(|(_, (until, _))| *until > now);
         without.extend(cool.map(|(peer, _)| *peer));
         let blocks = first.blocks().start..last.blocks().end;

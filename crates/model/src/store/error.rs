@@ -1,6 +1,6 @@
 //! What can go wrong with a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use taimatsu_protocol::Digest;
 
@@ -134,4 +134,14 @@ pub enum StoreError {
     /// An id that is none.
     #[error(transparent)]
     Id(#[from] taimatsu_protocol::ids::ParseIdError),
+}
+
+impl StoreError {
+    /// The same of a file that people know, where it is of a copy.
+    pub(super) fn about(self, path: &Path) -> Self {
+        match self {
+            Self::Manifest { source, .. } => Self::Manifest { path: path.to_owned(), source },
+            other => other,
+        }
+    }
 }
