@@ -13,7 +13,10 @@ use crate::stages::{Stages, short};
 use crate::stdout::say;
 
 mod asking;
+mod chain;
 mod processes;
+
+pub(crate) use chain::{ChainPlan, rates};
 
 use processes::{Member, Members};
 pub(crate) use processes::{Ready, Starting, end_with_parent, is_over};
@@ -76,7 +79,7 @@ async fn play(global: &Global, args: &DemoArgs, stages: &Stages) -> Result<Stood
     let door = door.ok_or_else(|| missing("the bootstrap node has no address"))?;
     let reference = model.reference().to_owned();
     let mut starting: Vec<Member> =
-        spans.iter().map(|span| Member::host(&reference, span, &door)).collect();
+        spans.iter().map(|span| Member::host(&reference, span, 1, &door)).collect();
     starting.push(Member::client(&door));
     let ready = members.start_all(starting).await?;
     for (member, span) in ready.iter().zip(&spans) {

@@ -135,6 +135,25 @@ fn stdout_is_the_answer_alone() {
 }
 
 #[test]
+fn a_chain_is_measured_beside_one_host() {
+    let ground = Ground::new();
+    let mut command = ground
+        .0
+        .command(&["bench", "chain", "--hops", "2", "--tokens", "8", "--runs", "2", "--json"]);
+    command.env("TMPDIR", ground.tmp()).env("TAIMATSU_MODELS", models());
+    let said = command.output().unwrap();
+    assert!(said.status.success(), "{said:?}");
+    let told: Value = serde_json::from_slice(&said.stdout).unwrap();
+    for key in ["ratio_to_one_node", "tokens_per_second", "one_node_tokens_per_second"] {
+        assert!(told[key].as_f64().is_some_and(|value| value > 0.0), "{told}");
+    }
+    assert_eq!(told["hops"], 2);
+    assert!(ground.left().is_empty() && ground.members().is_empty());
+    ground.0.run(&["bench", "decode", "--hops", "2"]).is_refused(2, &["--hops", "chain"]);
+    ground.0.run(&["bench", "chain", "--sessions", "2"]).is_refused(2, &["--sessions", "batch"]);
+}
+
+#[test]
 fn ctrl_c_leaves_nothing_at_any_moment() {
     for members in [1, MEMBERS] {
         let ground = Ground::new();

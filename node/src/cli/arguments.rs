@@ -33,9 +33,12 @@ pub(crate) struct BenchArgs {
     /// Of which model
     #[arg(long, default_value = "smollm2:135m")]
     pub(crate) model: String,
-    /// Threads for computing [default: as `up`]
+    /// Threads for computing [default: as `up`; 1 of each host for `chain`]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Hosts of the chain, for `chain` alone [default: 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=16))]
+    pub(crate) hops: Option<u32>,
     /// Sessions that decode together, for `batch` alone [default: 8]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) sessions: Option<u32>,
@@ -56,13 +59,15 @@ pub(crate) enum BenchWhat {
     Prefill,
     /// One token after another, of several sessions together
     Batch,
+    /// One token after another, through processes that host a part each, beside one process
+    Chain,
 }
 
 impl BenchWhat {
     /// Tokens of a run where nobody says.
     pub(crate) const fn usual(self) -> u32 {
         match self {
-            Self::Decode | Self::Batch => 128,
+            Self::Decode | Self::Batch | Self::Chain => 128,
             Self::Prefill => 512,
         }
     }
@@ -72,6 +77,7 @@ impl BenchWhat {
             Self::Decode => "decode",
             Self::Prefill => "prefill",
             Self::Batch => "batch",
+            Self::Chain => "chain",
         }
     }
 }

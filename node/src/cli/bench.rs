@@ -9,6 +9,7 @@ use taimatsu_executor::{
 use taimatsu_protocol::Span;
 
 use super::{BenchArgs, BenchWhat, Global};
+use crate::demo::{self, ChainPlan};
 use crate::driver::hosting::{self, LoadError};
 use crate::failure::{Code, Failure, chain};
 use crate::local;
@@ -26,9 +27,18 @@ struct Measured {
 
 /// Runs a benchmark and prints it.
 pub(super) async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failure> {
+    let only = |flag: &str, of: &str| {
+        Err(Failure::new(Code::Usage, format!("{flag} is for `bench {of}` alone"))
+            .try_this(format!("taimatsu bench {of}")))
+    };
     if args.sessions.is_some() && args.what != BenchWhat::Batch {
-        return Err(Failure::new(Code::Usage, "--sessions is for `bench batch` alone")
-            .try_this("taimatsu bench batch --sessions 8"));
+        return only("--sessions", "batch");
+    }
+    if args.what == BenchWhat::Chain {
+        return chain_of_hosts(global, &args).await;
+    }
+    if args.hops.is_some() {
+        return only("--hops", "chain");
     }
     let model = local::ensure_model(global, &args.model).await?;
     let threads = match args.threads {
@@ -55,6 +65,47 @@ pub(super) async fn bench(global: &Global, args: BenchArgs) -> Result<(), Failur
         .map_err(|error| Failure::of(Code::Failure, what_failed.clone(), &error))?
         .map_err(|error| Failure::new(Code::Failure, what_failed).because(chain(&error)))?;
     tell(global, &name, plan, threads, measured)
+}
+
+/// Measures a chain of processes beside one, in turns.
+async fn chain_of_hosts(global: &Global, args: &BenchArgs) -> Result<(), Failure> {
+    let plan = ChainPlan {
+        hops: args.hops.unwrap_or(3),
+        threads: args.threads.map_or(1, usize::from),
+        tokens: args.tokens.unwrap_or_else(|| args.what.usual()),
+        runs: args.runs,
+    };
+    let rates = demo::rates(global, &args.model, plan).await?;
+    let ratio = median(rates.iter().map(|(chain, one)| chain / one));
+    let chain = median(rates.iter().map(|(chain, _)| *chain));
+    let one = median(rates.iter().map(|(_, one)| *one));
+    let ChainPlan { hops, threads, tokens, runs } = plan;
+    if global.json {
+        return say(json!({
+            "schema_version": 1,
+            "model": args.model,
+            "what": args.what.word(),
+            "hops": hops,
+            "threads": threads,
+            "tokens": tokens,
+            "runs": runs,
+            "ratio_to_one_node": ratio,
+            "tokens_per_second": chain,
+            "one_node_tokens_per_second": one,
+        }));
+    }
+    say(format!(
+        "{}: {hops} hosts of {threads} threads each: {chain:.1} tokens/s; one host of all blocks: \
+         {one:.1}; {ratio:.2} of it (medians of {runs} runs of {tokens} tokens, in turns)",
+        args.model,
+    ))
+}
+
+/// The middle one; of an even number the upper.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// What shall be measured.
@@ -100,7 +151,7 @@ fn measure(
     let at_once = match what {
         BenchWhat::Decode => 1,
         BenchWhat::Prefill => tokens,
-        BenchWhat::Batch => sessions,
+        BenchWhat::Batch | BenchWhat::Chain => sessions,
     };
     let bytes_per_token = executor.weight_bytes() as f64 / f64::from(at_once);
     Ok(Measured { rates, bytes_per_token, bandwidth: threads.bandwidth() })

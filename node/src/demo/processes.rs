@@ -71,12 +71,13 @@ impl Member {
         Self { name: "bootstrap".into(), args: vec!["--bootstrap-only".into()] }
     }
 
-    /// A host of blocks `span` (inclusive).
-    pub(crate) fn host(model: &str, span: &[u32; 2], door: &str) -> Self {
-        let serve = format!("{model}@{}-{}", span[0], span[1]);
+    /// A host of blocks `span` (inclusive) with so many threads.
+    pub(crate) fn host(model: &str, span: &[u32; 2], threads: usize, door: &str) -> Self {
+        let [first, last] = span;
+        let (serve, threads) = (format!("{model}@{first}-{last}"), threads.to_string());
         Self {
-            name: format!("host-{}", span[0]),
-            args: ["--serve", &serve, "--bootstrap", door, "--threads", "1"]
+            name: format!("host-{first}-{last}"),
+            args: ["--serve", &serve, "--bootstrap", door, "--threads", &threads]
                 .map(str::to_owned)
                 .into(),
         }
