@@ -10,7 +10,7 @@ use reqwest::blocking::Response;
 use serde_json::{Value, json};
 
 use crate::program::until;
-use crate::swarm::{Member, Swarm};
+use crate::swarm::{Member, Swarm, post};
 
 /// A swarm, its hosts, and who asks.
 pub struct Arena {
@@ -156,26 +156,13 @@ impl Arena {
     /// There is none.
     #[must_use]
     pub fn ask(&self, ask: &Ask) -> Answer {
-        let question = json!({
-            "model": self.model,
-            "prompt_ids": ask.prompt,
-            "max_tokens": ask.tokens,
-            "temperature": ask.temperature,
-            "seed": ask.seed,
-            "ignore_eos": true,
-            "route": "chain",
-        });
-        let reply = self.client.post("/taimatsu/v1/run", &question);
-        let mut answer = Answer {
-            lines: BufReader::new(reply),
-            route: Vec::new(),
-            tokens: Vec::new(),
-            last: Instant::now(),
-            gap: Duration::ZERO,
-            end: None,
-        };
-        while answer.route.is_empty() && answer.step() {}
-        answer
+        self.asker().ask(ask)
+    }
+
+    /// Who asks, for threads of their own.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        Asker { api: self.client.api.clone(), model: self.model.clone() }
     }
 
     /// The whole answer, undisturbed.
@@ -205,6 +192,43 @@ impl Arena {
         for host in &self.hosts {
             until("a host without sessions", || (host.sessions() == 0).then_some(()));
         }
+    }
+}
+
+/// Asks the client of an arena.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    api: String,
+    model: String,
+}
+
+impl Asker {
+    /// Begins an answer; its first word has come.
+    ///
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn ask(&self, ask: &Ask) -> Answer {
+        let question = json!({
+            "model": self.model,
+            "prompt_ids": ask.prompt,
+            "max_tokens": ask.tokens,
+            "temperature": ask.temperature,
+            "seed": ask.seed,
+            "ignore_eos": true,
+            "route": "chain",
+        });
+        let reply = post(&self.api, "/taimatsu/v1/run", question.to_string());
+        let mut answer = Answer {
+            lines: BufReader::new(reply),
+            route: Vec::new(),
+            tokens: Vec::new(),
+            last: Instant::now(),
+            gap: Duration::ZERO,
+            end: None,
+        };
+        while answer.route.is_empty() && answer.step() {}
+        answer
     }
 }
 

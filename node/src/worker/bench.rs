@@ -177,11 +177,13 @@ impl Bench {
         }
     }
 
-    /// One block of the prompt that was begun; else the first of the client's that was served least.
+    /// One block of the prompt that was begun; else of the client's that was served least its
+    /// shortest: what is asked in a word does not wait for its asker's long ones.
     fn block(&mut self, orders: &mut Vec<Order>, since: Option<Duration>) {
         let turn = |order: &Order| {
             let others = order.piece == 0;
-            (order.is_stream(), others, self.shares.of(self.client(order.kv)))
+            let left = order.job.count - order.done;
+            (order.is_stream(), others, self.shares.of(self.client(order.kv)), left)
         };
         let first = (0..orders.len()).min_by_key(|index| turn(&orders[*index]));
         let Some(first) = first else { return };
@@ -352,7 +354,8 @@ mod tests {
     fn streams_go_first_and_between_a_prompts_blocks() {
         let mut bench = bench();
         let long: Vec<u32> = (0..40).collect();
-        let prompts = [order(&mut bench, &long), order(&mut bench, &[3, 4, 5])];
+        let longer: Vec<u32> = (0..50).collect();
+        let prompts = [order(&mut bench, &long), order(&mut bench, &longer)];
         let streams = [order(&mut bench, &[6]), order(&mut bench, &[7])];
         let (late, mut late_answer) = order(&mut bench, &[8]);
         let (alone, mut alone_answer) = order(&mut bench, &long);
@@ -418,6 +421,19 @@ mod tests {
             bench.take(command, &mut Vec::new());
         }
         assert_eq!(bench.executor.free_positions(), 512);
+    }
+
+    #[test]
+    fn a_short_prompt_goes_before_its_clients_long_ones() {
+        let mut bench = bench();
+        let (long, mut long_answer) = order(&mut bench, &[1, 2, 3, 4]);
+        let (short, mut short_answer) = order(&mut bench, &[1, 2]);
+        let mut orders = vec![long, short];
+        bench.round(&mut orders);
+        bench.round(&mut orders);
+        assert!(short_answer.try_recv().is_ok() && long_answer.try_recv().is_err());
+        all(&mut bench, orders);
+        assert!(long_answer.try_recv().is_ok());
     }
 
     #[test]
