@@ -51,6 +51,10 @@ impl FrameTap for Ear {
     }
 }
 
+/// One test at a time: a host keeps a file open for each of its tensors, and a process may have
+/// no more than 1,024 open on some machines.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A leader, a middle, a tail and a client in this process, each with its own ear.
 struct Chain {
     _homes: Vec<tempfile::TempDir>,
@@ -217,6 +221,7 @@ async fn within<T>(what: impl Future<Output = T>) -> T {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_in_clear_between_hops() {
+    let _turn = TURN.lock().await;
     let models = models();
     let chain = Chain::start("direct", &models, [quiet(), quiet(), quiet(), quiet()]).await;
     let answered = within(chain.ask()).await.unwrap();
@@ -233,6 +238,7 @@ async fn nothing_is_in_clear_between_hops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ear_would_hear_what_is_not_sealed() {
+    let _turn = TURN.lock().await;
     let models = models();
     let chain = Chain::start("control", &models, [quiet(), quiet(), quiet(), quiet()]).await;
     let answered = within(chain.ask()).await.unwrap();
@@ -258,6 +264,7 @@ fn deaf_to_hellos() -> Arc<Ear> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_in_clear_at_a_third_that_forwards() {
+    let _turn = TURN.lock().await;
     let models = models();
     let chain = Chain::start("third", &models, [deaf_to_hellos(), quiet(), quiet(), quiet()]).await;
     let answered = within(chain.ask()).await.unwrap();
@@ -287,6 +294,7 @@ fn flips(kind: StreamKind, longer: usize, number: u32) -> Arc<Ear> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_between_hops_is_refused() {
+    let _turn = TURN.lock().await;
     let models = models();
     let whole = Chain::start("whole", &models, [quiet(), quiet(), quiet(), quiet()]).await;
     let right = within(whole.ask()).await.unwrap().ids;
@@ -308,6 +316,7 @@ async fn a_flipped_bit_between_hops_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_at_the_third_is_refused() {
+    let _turn = TURN.lock().await;
     let models = models();
     let bad = flips(StreamKind::Control, 2_304, 3);
     let chain = Chain::start("bit", &models, [deaf_to_hellos(), quiet(), quiet(), bad]).await;
