@@ -229,6 +229,22 @@ fn http() -> reqwest::blocking::Client {
     client.expect("an HTTP client can be made")
 }
 
+/// Two hosts of each third of SmolLM2.
+pub const TWICE: [&str; 6] = ["0-9", "10-19", "20-29", "0-9", "10-19", "20-29"];
+
+/// The program under test, which stands beside the one that runs, and the store of models.
+///
+/// # Errors
+/// It is not built, or there is no home.
+pub fn program_and_models() -> Result<(String, PathBuf), &'static str> {
+    let beside = |here: PathBuf| here.with_file_name("taimatsu-under-test");
+    let program = std::env::current_exe().ok().map(beside).filter(|path| path.is_file());
+    let missing = "the program stands beside this one: build the package taimatsu-tests first";
+    let program = program.ok_or(missing)?.to_string_lossy().into_owned();
+    let models = taimatsu_model::store::dir_from_environment();
+    Ok((program, models.ok_or("there is no store: set HOME or XDG_DATA_HOME")?))
+}
+
 /// A question for `/taimatsu/v1/run`.
 #[must_use]
 pub fn question(model: &str, ids: &[u32], tokens: u32, route: &str) -> Value {

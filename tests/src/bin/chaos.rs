@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use taimatsu_tests::recovery::{Arena, Ask, Asker};
+use taimatsu_tests::swarm::{TWICE, program_and_models};
 
 const MODEL: &str = "smollm2:135m";
-const TWICE: [&str; 6] = ["0-9", "10-19", "20-29", "0-9", "10-19", "20-29"];
 const CLIENTS: usize = 4;
 
 /// Between two kills.
@@ -52,14 +52,14 @@ fn main() -> ExitCode {
         eprintln!("chaos [--seconds N] [--seed N] [--json]");
         return ExitCode::FAILURE;
     };
-    let here = std::env::current_exe().ok();
-    let program = here.map(|here| here.with_file_name("taimatsu-under-test"));
-    let models = taimatsu_model::store::dir_from_environment();
-    let (Some(program), Some(models)) = (program.filter(|path| path.is_file()), models) else {
-        eprintln!("the program stands beside this one: build the package taimatsu-tests first");
-        return ExitCode::FAILURE;
+    let (program, models) = match program_and_models() {
+        Ok(found) => found,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
     };
-    let mut arena = Arena::stand(&program.to_string_lossy(), &models, MODEL, &TWICE);
+    let mut arena = Arena::stand(&program, &models, MODEL, &TWICE);
     let known: Vec<Known> = (0..8)
         .map(|number| {
             let prompt = (0..20 + number * 25).map(|id| 400 + (id * 37 + number) % 9_000).collect();

@@ -14,9 +14,9 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use taimatsu_tests::recovery::{Arena, Ask, Fault, When};
+use taimatsu_tests::swarm::{TWICE, program_and_models};
 
 const MODEL: &str = "smollm2:135m";
-const TWICE: [&str; 6] = ["0-9", "10-19", "20-29", "0-9", "10-19", "20-29"];
 const PLACES: [&str; 3] = ["leader", "middle", "tail"];
 
 /// Answers whose delay is measured, unless asked otherwise.
@@ -36,9 +36,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Some(bench) = Bench::find() else {
-        eprintln!("the program stands beside this one: build the package taimatsu-tests first");
-        return ExitCode::FAILURE;
+    let bench = match program_and_models() {
+        Ok((program, models)) => Bench { program, models },
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
     };
     let mut cells = Vec::new();
     for fault in Fault::ALL {
@@ -106,14 +109,6 @@ struct Bench {
 }
 
 impl Bench {
-    fn find() -> Option<Self> {
-        let here = std::env::current_exe().ok()?;
-        let program = here.with_file_name("taimatsu-under-test");
-        let models = taimatsu_model::store::dir_from_environment()?;
-        let program = program.is_file().then(|| program.to_string_lossy().into_owned())?;
-        Some(Self { program, models })
-    }
-
     fn arena(&self, spans: &[&str], host: &[&str]) -> Arena {
         Arena::stand_as(&self.program, &self.models, MODEL, spans, host, &[])
     }
